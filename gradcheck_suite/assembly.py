@@ -1,0 +1,296 @@
+"""From what the witnesses said to the report: verdicts per gradient, findings, what stayed unverified, the drawn graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .compare.blame import Arrival, arrivals
+from .compare.cuts import find_cuts
+from .evidence import (
+    Array,
+    Finding,
+    GradientVerdict,
+    GraphEdge,
+    GraphNode,
+    NodeRecord,
+    NodeVerdict,
+    Outcome,
+    RelatedLocation,
+    Report,
+    Severity,
+    Testimony,
+    Trace,
+    Unverified,
+)
+from .rules.detached_graph import DetachedGraph
+from .rules.gradient_mismatch import GradientMismatch
+from .rules.suppression import suppress
+from .rules.unused_parameter import UnusedParameter
+from .rules.unverified import Unverified as UnverifiedRule
+from .witnesses.engine import EdgeOutcomes
+from .witnesses.finite_difference import FiniteDifferenceResult
+from .witnesses.replay import ReplayTestimony
+from .witnesses.torch_reverse import ReverseRun
+
+__all__ = ["assemble", "collect_unverified", "node_findings", "sum_findings"]
+
+Checked = Mapping[int, tuple[NodeVerdict, EdgeOutcomes]]
+Sums = Mapping[tuple[int, int], Testimony]
+
+
+def assemble(
+    *,
+    title: str,
+    run: ReverseRun,
+    parameters: Mapping[str, Any],
+    checked: Checked,
+    sums: Sums,
+    replay: ReplayTestimony,
+    difference: FiniteDifferenceResult,
+    graph_dot: str,
+    notes: Sequence[str],
+    environment: Mapping[str, str],
+    timings: Mapping[str, float],
+    ignore: Sequence[str],
+) -> Report:
+    """Build the report of one check; see :class:`~gradcheck_suite.evidence.Report` for the parts."""
+    trace = run.trace
+    edges = {key: outcomes for key, (_, outcomes) in checked.items()}
+    plain_sums, hooked = _split_hooked(sums, run.hooked, trace)
+    arrived = arrivals(trace, edges, {**plain_sums, **hooked})
+    gradients = _gradient_verdicts(run, parameters, arrived, {**plain_sums, **hooked}, replay, difference)
+    findings = [*node_findings(trace, checked), *sum_findings(trace, plain_sums, run)]
+    unverified = collect_unverified(checked, hooked, replay)
+    if not findings:
+        findings.extend(difference_findings(difference, trace, unverified))
+    unverified.extend(
+        Unverified(t.subject, f"finite differences: {t.reason}")
+        for t in difference.testimonies
+        if t.outcome is Outcome.INCONCLUSIVE
+    )
+    unused = [name for name in run.unreached if name in parameters]
+    findings.extend(UnusedParameter.from_names(unused, {name: parameters[name].numel() for name in unused}))
+    findings.extend(UnverifiedRule.from_entries(unverified))
+    kept, suppressed = suppress(merge(findings), ignore)
+    kept.sort(key=lambda f: -f.severity)
+    verdicts = [verdict for verdict, _ in checked.values()]
+    return Report(
+        title=title,
+        findings=tuple(kept),
+        gradients=tuple(gradients),
+        nodes=tuple(verdicts),
+        unverified=tuple(unverified),
+        testimonies=(*difference.testimonies, *replay.outputs),
+        graph_nodes=tuple(_graph_nodes(trace, checked, arrived)),
+        graph_edges=tuple(
+            GraphEdge(node.key, edge.node) for node in trace.nodes.values() for edge in node.edges if edge is not None
+        ),
+        notes=tuple(notes),
+        environment=environment,
+        timings=timings,
+        counts={
+            "operations": len(trace.ops),
+            "nodes": len(checked),
+            **{f"nodes_{how or 'unverified'}": n for how, n in Counter(v.how for v in verdicts).items()},
+            "elements": sum(v.elements for v in verdicts),
+            "sums": len(sums),
+            "replayed_operations": replay.operations,
+            "suppressed": len(suppressed),
+        },
+        graph_dot=graph_dot,
+    )
+
+
+def merge(findings: Sequence[Finding]) -> list[Finding]:
+    """One finding per cause: the same rule at the same line about the same thing is counted, not repeated."""
+    merged: dict[tuple[object, ...], Finding] = {}
+    for finding in findings:
+        subject = finding.evidence.get("subject", finding.message)
+        key = (finding.code, finding.location, finding.op, subject)
+        known = merged.get(key)
+        merged[key] = finding if known is None else replace(known, count=known.count + finding.count)
+    return list(merged.values())
+
+
+def node_findings(trace: Trace, checked: Checked) -> list[Finding]:
+    """One finding per gradient that a node got wrong."""
+    findings = []
+    for key, (verdict, _) in checked.items():
+        node = trace.nodes[key]
+        function = node.function
+        for testimony in verdict.testimonies:
+            if testimony.outcome is Outcome.DISAGREE:
+                findings.append(
+                    GradientMismatch.from_node(
+                        verdict,
+                        testimony,
+                        backward=function.backward if function is not None else None,
+                        function_name=function.name if function is not None else "",
+                    )
+                )
+    return findings
+
+
+def sum_findings(trace: Trace, sums: Sums, run: ReverseRun | None = None) -> list[Finding]:
+    """One finding per cotangent or leaf gradient that is not the sum of its contributions."""
+    findings = []
+    for (key, _), testimony in sums.items():
+        if testimony.outcome is not Outcome.DISAGREE:
+            continue
+        node = trace.nodes[key]
+        finding = GradientMismatch.from_sum(
+            testimony, location=node.location, module=node.module, op=node.leaf_name or _node_name(node)
+        )
+        writes = run.recorder.backward_writes if run is not None else []
+        lines = {w.location: w.op for w in writes if w.location is not None}
+        if lines:
+            finding = replace(
+                finding, related=(*finding.related, *(RelatedLocation("overwritten by", line) for line in lines))
+            )
+        findings.append(finding)
+    return findings
+
+
+def difference_findings(
+    difference: FiniteDifferenceResult, trace: Trace, unverified: Sequence[Unverified]
+) -> list[Finding]:
+    """What finite differences of the whole function say where no single node was found wrong."""
+    wrong = [t for t in difference.testimonies if t.outcome is Outcome.DISAGREE]
+    if not wrong:
+        return []
+    if unverified:
+        return [GradientMismatch.from_model(wrong[0], suspects=tuple(u.subject for u in unverified[:4]))]
+    cuts = find_cuts(trace)
+    first = cuts[0] if cuts else None
+    finding = DetachedGraph.from_difference(
+        wrong[0], difference.disagreeing, first.location if first else None, module=first.module if first else ""
+    )
+    if cuts and all(cut.deliberate for cut in cuts):
+        return [replace(finding, severity=Severity.NOTE)]
+    return [finding]
+
+
+def collect_unverified(checked: Checked, hooked: Sums, replay: ReplayTestimony | None) -> list[Unverified]:
+    """What no witness could speak about, by reason."""
+    grouped: Counter[tuple[str, str]] = Counter()
+    for verdict, _ in checked.values():
+        for testimony in verdict.testimonies:
+            if testimony.outcome is Outcome.INCONCLUSIVE:
+                where = f" at {verdict.location}" if verdict.location is not None else ""
+                grouped[f"{verdict.op or verdict.name}{where}", testimony.reason] += 1
+    for testimony in hooked.values():
+        if testimony.outcome is not Outcome.AGREE:
+            grouped[testimony.subject, "a tensor hook changes this gradient"] += 1
+    if replay is not None and replay.reason:
+        grouped["the free-running replay", replay.reason] += 1
+    return [Unverified(subject, reason, count) for (subject, reason), count in grouped.items()]
+
+
+def _split_hooked(
+    sums: Sums, hooked: set[tuple[int, int]], trace: Trace
+) -> tuple[dict[tuple[int, int], Testimony], dict[tuple[int, int], Testimony]]:
+    """Sums at tensors with a user's hook are not judged: the hook may change the gradient on purpose."""
+    plain: dict[tuple[int, int], Testimony] = {}
+    with_hook: dict[tuple[int, int], Testimony] = {}
+    for place, testimony in sums.items():
+        if place in hooked and testimony.outcome is Outcome.DISAGREE:
+            with_hook[place] = replace(
+                testimony, outcome=Outcome.INCONCLUSIVE, reason="a tensor hook changes this gradient"
+            )
+        else:
+            plain[place] = testimony
+    return plain, with_hook
+
+
+def _gradient_verdicts(
+    run: ReverseRun,
+    parameters: Mapping[str, Any],
+    arrived: Mapping[int, Arrival],
+    sums: Sums,
+    replay: ReplayTestimony,
+    difference: FiniteDifferenceResult,
+) -> list[GradientVerdict]:
+    verdicts = []
+    trace = run.trace
+    for name, tensor in run.leaves.items():
+        key = trace.leaves.get(name, run.recorder.leaf_key(tensor))
+        arrival = arrived.get(key, Arrival(Outcome.AGREE, 0))
+        testimonies = []
+        at_leaf = sums.get((key, 0))
+        if at_leaf is not None:
+            testimonies.append(at_leaf)
+        if name in replay.gradients:
+            testimonies.append(replay.gradients[name])
+        outcome = arrival.outcome
+        reason = ""
+        if outcome is not Outcome.AGREE:
+            culprit = trace.nodes[arrival.culprit]
+            reason = f"{'wrong' if outcome is Outcome.DISAGREE else 'not verified'} at {_node_name(culprit)}"
+            if culprit.location is not None:
+                reason += f" ({culprit.location})"
+        if name in difference.disagreeing and outcome is not Outcome.DISAGREE:
+            outcome = Outcome.DISAGREE
+            reason = "the output depends on it in a way that autograd does not see"
+        gradient = trace.leaf_gradients.get(name)
+        verdicts.append(
+            GradientVerdict(
+                name=name,
+                kind="parameter" if name in parameters else ("other" if name.startswith("other[") else "input"),
+                shape=tuple(tensor.shape),
+                dtype=str(tensor.dtype).removeprefix("torch."),
+                outcome=outcome,
+                testimonies=tuple(testimonies),
+                scale=_scale(None if gradient is None else gradient.array()),
+                nodes=arrival.nodes,
+                error=replay.errors.get(name),
+                reason=reason,
+            )
+        )
+    return verdicts
+
+
+def _scale(gradient: Array | None) -> float:
+    return float(np.abs(gradient).max()) if gradient is not None and gradient.size else 0.0
+
+
+def _node_name(node: NodeRecord) -> str:
+    return node.function.name if node.function is not None else node.name
+
+
+def _graph_nodes(trace: Trace, checked: Checked, arrived: Mapping[int, Arrival]) -> list[GraphNode]:
+    nodes = []
+    for key, node in trace.nodes.items():
+        if node.role == "leaf":
+            arrival = arrived.get(key)
+            outcome = arrival.outcome if arrival is not None else Outcome.INCONCLUSIVE
+            nodes.append(GraphNode(key, node.leaf_name or node.name, "leaf", outcome))
+            continue
+        verdict = checked.get(key)
+        nodes.append(
+            GraphNode(
+                key=key,
+                label=_node_name(node),
+                kind="function" if node.role == "function" else "op",
+                outcome=verdict[0].outcome if verdict is not None else Outcome.INCONCLUSIVE,
+                detail=_detail(verdict[0]) if verdict is not None else "did not run in this backward",
+                module=node.module,
+                location=node.location,
+            )
+        )
+    return nodes
+
+
+def _detail(verdict: NodeVerdict) -> str:
+    worst = next((t for t in verdict.testimonies if t.outcome is verdict.outcome), None)
+    shapes = f"{', '.join(i for i in verdict.inputs if i)} -> {', '.join(o for o in verdict.outputs if o)}"
+    return f"{shapes}; {worst.reason}" if worst is not None and worst.reason else shapes
+
+
+def has_errors(findings: Sequence[Finding]) -> bool:
+    """Whether any finding is at or above ERROR."""
+    return any(f.severity >= Severity.ERROR for f in findings)

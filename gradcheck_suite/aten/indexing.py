@@ -1,0 +1,396 @@
+"""Reading and writing at positions: index, gather, scatter, masks, embeddings, and reductions by group.
+
+Everything is brought down to flat positions: read (``getitem``), write (``setitem``) or add (``index_add``) there.
+"""
+
+# mypy: allow-untyped-defs, allow-untyped-calls
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..engine import ops as e
+from .registry import RECORDED, MeaningUnavailableError, meaning
+from .shape import slices
+from .values import along, axis_of, boolean, constant, raw, shape_of
+
+
+def torch_index(indices):
+    """Torch's list of index tensors as a NumPy index: None takes the dimension whole."""
+    index = []
+    for entry in indices:
+        if entry is None:
+            index.append(slice(None))
+        else:
+            positions = raw(entry)
+            index.append(positions.astype(bool) if positions.dtype == np.uint8 else positions)
+    return tuple(index)
+
+
+def positions_of(shape, index):
+    """Flat positions that an index selects in an array of this shape."""
+    return np.arange(math.prod(shape)).reshape(shape)[index]
+
+
+def put(x, index, values, accumulate):
+    """``x`` with values written, or added, at an index; values are broadcast to the index's shape."""
+    positions = positions_of(shape_of(x), index)
+    values = e.broadcast_to(values, shape=positions.shape) if shape_of(values) != positions.shape else values
+    flat = e.reshape(x, shape=(-1,))
+    values = e.reshape(values, shape=(-1,))
+    if accumulate:
+        flat = e.index_add(flat, values, index=positions.ravel(), axis=0)
+    else:
+        flat = e.setitem(flat, values, index=positions.ravel())
+    return e.reshape(flat, shape=shape_of(x))
+
+
+@meaning("aten::index.Tensor", "aten::_unsafe_index.Tensor")
+def index_tensor(self, indices):
+    return e.getitem(self, index=torch_index(indices))
+
+
+@meaning("aten::index_put", "aten::_unsafe_index_put")
+def index_put(self, indices, values, accumulate=False):
+    return put(self, torch_index(indices), values, accumulate)
+
+
+@meaning("aten::_index_put_impl_")
+def index_put_impl(self, indices, values, accumulate=False, unsafe=False):
+    return put(self, torch_index(indices), values, accumulate)
+
+
+def _inside(mask, indices):
+    """Masked-off positions may be out of range: there, position 0 is read instead."""
+    return [None if index is None else np.where(mask, raw(index), 0) for index in indices]
+
+
+@meaning("aten::_unsafe_masked_index")
+def masked_index(self, mask, indices, fill):
+    mask = boolean(mask)
+    values = e.getitem(self, index=torch_index(_inside(mask, indices)))
+    return e.where(mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim)), values, fill)
+
+
+@meaning("aten::_unsafe_masked_index_put_accumulate")
+def masked_index_put(self, mask, indices, values):
+    mask = boolean(mask)
+    kept = e.where(mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim)), values, 0.0)
+    return put(self, torch_index(_inside(mask, indices)), kept, True)
+
+
+@meaning("aten::index_select")
+def index_select(self, dim, index):
+    return along(self, dim, lambda x, axis: e.getitem(x, index=slices(x.ndim, axis, np.atleast_1d(index))))
+
+
+@meaning("aten::take")
+def take(self, index):
+    return e.getitem(e.reshape(self, shape=(-1,)), index=index)
+
+
+@meaning("aten::put")
+def put_flat(self, index, source, accumulate=False):
+    flat = put(e.reshape(self, shape=(-1,)), (index.ravel(),), e.reshape(source, shape=(-1,)), accumulate)
+    return e.reshape(flat, shape=shape_of(self))
+
+
+# Along one dimension -------------------------------------------------------------------------------------------
+
+
+def _cropped(x, shape, axis=None):
+    """The leading block of ``x`` that an index of this shape addresses, whole along ``axis``."""
+    index = tuple(
+        slice(None) if i == axis or size == x.shape[i] else slice(0, size) for i, size in enumerate(shape)
+    )
+    return x if all(s == slice(None) for s in index) else e.getitem(x, index=index)
+
+
+def _scattered(shape, axis, index):
+    """The NumPy index of torch's scatter: ``index`` along ``axis``, its own coordinates elsewhere."""
+    grid = list(np.indices(index.shape, sparse=True))
+    grid[axis] = index
+    return tuple(grid)
+
+
+@meaning("aten::gather")
+def gather(self, dim, index, *, sparse_grad=False):
+    if not self.ndim:
+        return self if not index.ndim else e.getitem(e.reshape(self, shape=(1,)), index=index)
+    axis = axis_of(dim, self.ndim)
+    index = index if index.ndim else index.reshape(1)
+    return e.take_along_axis(_cropped(self, index.shape, axis), index=index, axis=axis)
+
+
+def _scatter(self, dim, index, values, write):
+    """Applies ``write(x, position index, values)`` after giving 0-d tensors a dimension."""
+    shape = shape_of(self)
+    if not shape:
+        self = e.reshape(self, shape=(1,))
+    index = index if index.ndim else index.reshape(1)
+    if not index.size:
+        return e.reshape(self, shape=shape)
+    axis = axis_of(dim, self.ndim)
+    if shape_of(values):
+        values = _cropped(values, index.shape)
+    elif shape_of(self):
+        values = e.broadcast_to(values, shape=index.shape)
+    return e.reshape(write(self, _scattered(self.shape, axis, index), values), shape=shape)
+
+
+@meaning("aten::scatter.src")
+def scatter_src(self, dim, index, src):
+    return _scatter(self, dim, index, src, lambda x, at, values: put(x, at, values, False))
+
+
+@meaning("aten::scatter.value")
+def scatter_value(self, dim, index, value):
+    return _scatter(self, dim, index, constant(value), lambda x, at, values: put(x, at, values, False))
+
+
+@meaning("aten::scatter_add")
+def scatter_add(self, dim, index, src):
+    return _scatter(self, dim, index, src, lambda x, at, values: put(x, at, values, True))
+
+
+def _combine(x, at, values, kind, include_self):
+    positions = positions_of(x.shape, at).ravel()
+    flat = grouped(
+        e.reshape(values, shape=(-1,)), positions, x.size, kind, e.reshape(x, shape=(-1,)), include_self
+    )
+    return e.reshape(flat, shape=x.shape)
+
+
+@meaning("aten::scatter_reduce.two")
+def scatter_reduce(self, dim, index, src, reduce, *, include_self=True):
+    return _scatter(self, dim, index, src, lambda x, at, v: _combine(x, at, v, reduce, include_self))
+
+
+_REDUCE = {"add": "sum", "multiply": "prod"}
+
+
+@meaning("aten::scatter.reduce")
+def scatter_reduce_src(self, dim, index, src, *, reduce):
+    return _scatter(self, dim, index, src, lambda x, at, v: _combine(x, at, v, _REDUCE[reduce], True))
+
+
+@meaning("aten::scatter.value_reduce")
+def scatter_reduce_value(self, dim, index, value, *, reduce):
+    return _scatter(
+        self, dim, index, constant(value), lambda x, at, v: _combine(x, at, v, _REDUCE[reduce], True)
+    )
+
+
+def _lines(self, dim, index, source, write):
+    """Applies ``write`` with the index of whole lines along ``dim``; 0-d tensors get a dimension."""
+    shape = shape_of(self)
+    x = self if shape else e.reshape(self, shape=(1,))
+    index = np.atleast_1d(index)
+    if not shape_of(source) and x.ndim == 1:
+        source = e.reshape(source, shape=(1,))
+    return e.reshape(write(x, slices(x.ndim, axis_of(dim, x.ndim), index), source), shape=shape)
+
+
+@meaning("aten::index_add")
+def index_add(self, dim, index, source, *, alpha=1):
+    source = source if alpha == 1 else source * alpha
+    return _lines(self, dim, index, source, lambda x, at, values: put(x, at, values, True))
+
+
+@meaning("aten::index_copy")
+def index_copy(self, dim, index, source):
+    return _lines(self, dim, index, source, lambda x, at, values: put(x, at, values, False))
+
+
+@meaning("aten::index_fill.int_Scalar", "aten::index_fill.int_Tensor")
+def index_fill(self, dim, index, value):
+    value = value if hasattr(value, "shape") else constant(value)
+    return _lines(self, dim, index, value, lambda x, at, v: put(x, at, v, False))
+
+
+@meaning("aten::index_reduce")
+def index_reduce(self, dim, index, source, reduce, *, include_self=True):
+    kind = {"prod": "prod", "mean": "mean", "amax": "amax", "amin": "amin"}[reduce]
+    return _lines(self, dim, index, source, lambda x, at, v: _combine(x, at, v, kind, include_self))
+
+
+# Masks ---------------------------------------------------------------------------------------------------------
+
+
+@meaning("aten::masked_fill.Scalar", "aten::masked_fill.Tensor")
+def masked_fill(self, mask, value):
+    return e.where(boolean(mask), value, self)
+
+
+@meaning("aten::masked_select")
+def masked_select(self, mask):
+    shape = np.broadcast_shapes(self.shape, mask.shape)
+    x = self if self.shape == shape else e.broadcast_to(self, shape=shape)
+    chosen = np.flatnonzero(np.broadcast_to(boolean(mask), shape))
+    return e.getitem(e.reshape(x, shape=(-1,)), index=chosen)
+
+
+@meaning("aten::masked_scatter")
+def masked_scatter(self, mask, source):
+    shape = np.broadcast_shapes(self.shape, mask.shape)
+    x = self if self.shape == shape else e.broadcast_to(self, shape=shape)
+    positions = np.flatnonzero(np.broadcast_to(boolean(mask), shape))
+    values = e.getitem(e.reshape(source, shape=(-1,)), index=slice(0, positions.size))
+    return e.reshape(put(e.reshape(x, shape=(-1,)), (positions,), values, False), shape=shape)
+
+
+@meaning("aten::fill.Scalar", "aten::fill.Tensor")
+def fill(self, value):
+    value = value if hasattr(value, "shape") else constant(value)
+    return e.broadcast_to(value, shape=shape_of(self))
+
+
+@meaning("aten::zero")
+def zero(self):
+    return constant(np.zeros_like(raw(self)))
+
+
+# Embeddings ----------------------------------------------------------------------------------------------------
+
+
+def _rescaled(x, factor):
+    """The value of ``x`` with its gradient scaled: what torch documents for an embedding's options."""
+    cut = constant(x)
+    return cut + (x - cut) * factor
+
+
+@meaning("aten::embedding")
+def embedding(weight, indices, padding_idx=-1, scale_grad_by_freq=False, sparse=False):
+    """Rows of ``weight``; the row at ``padding_idx`` receives no gradient, as documented."""
+    rows = e.embedding(weight, index=indices)
+    if scale_grad_by_freq:
+        counts = np.bincount(indices.ravel(), minlength=weight.shape[0])
+        rows = _rescaled(rows, 1.0 / counts[indices][..., None])
+    if padding_idx >= 0 and bool((indices == padding_idx).any()):
+        rows = e.where((indices == padding_idx)[..., None], constant(rows), rows)
+    return rows
+
+
+@meaning("aten::_embedding_bag", "aten::_embedding_bag_forward_only", uses_outputs=True)
+def embedding_bag(
+    weight,
+    indices,
+    offsets,
+    scale_grad_by_freq=False,
+    mode=0,
+    sparse=False,
+    per_sample_weights=None,
+    include_last_offset=False,
+    padding_idx=-1,
+    *,
+    recorded,
+):
+    """Sum, mean or maximum of the embeddings of each bag; ``padding_idx`` is left out."""
+    starts = offsets[:-1] if include_last_offset else offsets
+    bags = len(starts)
+    bag = np.searchsorted(starts, np.arange(len(indices)), side="right") - 1
+    kept = np.flatnonzero(indices != padding_idx) if padding_idx >= 0 else np.arange(len(indices))
+    used, bag = indices[kept], bag[kept]
+    counts = np.bincount(bag, minlength=bags)
+    rest = (RECORDED, RECORDED, RECORDED)
+    if mode == 2:
+        filled = counts > 0
+        chosen = np.where(filled[:, None], recorded[3].reshape(bags, -1), 0)
+        values = e.take_along_axis(weight, index=chosen, axis=0)
+        return (e.where(filled[:, None], values, 0.0), *rest)
+    rows = e.embedding(weight, index=used)
+    if scale_grad_by_freq:
+        frequency = np.bincount(indices, minlength=weight.shape[0])
+        rows = _rescaled(rows, 1.0 / frequency[used][:, None])
+    if per_sample_weights is not None:
+        rows = rows * e.expand_dims(e.getitem(per_sample_weights, index=kept), axis=-1)
+    total = e.index_add(constant(np.zeros((bags, weight.shape[1]))), rows, index=bag, axis=0)
+    if mode == 1:
+        total = total / np.maximum(counts, 1).astype(np.float64)[:, None]
+    return (total, *rest)
+
+
+# Reductions by group -------------------------------------------------------------------------------------------
+
+
+def grouped(values, groups, count, kind, start, include_start):
+    """Reduces flat ``values`` by group: sum, prod, mean, amax or amin.
+
+    Args:
+        values: (n,) values.
+        groups: (n,) group of each value.
+        count: number of groups.
+        kind: "sum", "prod", "mean", "amax", "amin".
+        start: (count,) what a group without values is; also one more value of each group if include_start.
+        include_start: whether ``start`` takes part in groups that have values.
+
+    Returns:
+        (count,) results; equal extrema share the gradient.
+    """
+    sizes = np.bincount(groups, minlength=count)
+    touched = sizes > 0
+    base = start if include_start else e.where(touched, 0.0, start)
+    if kind in ("sum", "mean"):
+        total = e.index_add(base, values, index=groups, axis=0)
+        members = sizes + (1 if include_start else 0)
+        return total / np.where(touched, members, 1).astype(np.float64) if kind == "mean" else total
+    if kind == "prod":
+        return _group_products(values, groups, sizes, e.where(touched, 1.0, start) if not include_start else base)
+    if kind not in ("amax", "amin"):
+        raise MeaningUnavailableError(
+            f"reducing by group failed: reduce={kind!r} has no meaning here. "
+            "Known are sum, prod, mean, amax, amin. Use one of those."
+        )
+    extremum = np.maximum if kind == "amax" else np.minimum
+    best = np.where(touched & (not include_start), -np.inf if kind == "amax" else np.inf, raw(start))
+    extremum.at(best, groups, raw(values))
+    from_start = (raw(start) == best) & (include_start | ~touched)
+    from_values = raw(values) == best[groups]
+    ties = np.bincount(groups, weights=from_values, minlength=count) + from_start
+    shared = e.where(from_values, values, 0.0) / np.maximum(ties, 1.0)[groups]
+    return e.index_add(e.where(from_start, start, 0.0) / np.maximum(ties, 1.0), shared, index=groups, axis=0)
+
+
+def _group_products(values, groups, sizes, start):
+    """Product of each group and its start: the members of a group form a row, filled up with ones."""
+    order = np.argsort(groups, kind="stable")
+    first = np.cumsum(sizes) - sizes
+    width = int(sizes.max(initial=0))
+    table = np.full((len(sizes), width + 1), len(groups), dtype=np.int64)
+    rows = groups[order]
+    table[rows, np.arange(len(order)) - first[rows]] = order
+    padded = e.concatenate([values, constant(np.ones(1))], axis=0)
+    members = e.getitem(padded, index=table)
+    return e.prod(e.concatenate([members, e.expand_dims(start, axis=-1)], axis=1), axis=1)
+
+
+@meaning("aten::segment_reduce")
+def segment_reduce(
+    data, reduce, *, lengths=None, indices=None, offsets=None, axis=0, unsafe=False, initial=None
+):
+    """Reduces consecutive segments along ``axis``; an empty segment is ``initial``, or the neutral element."""
+    if lengths is None and offsets is None:
+        raise MeaningUnavailableError(
+            "reducing segments failed: neither lengths nor offsets is given. "
+            "Segments given by indices are not defined by torch. Pass lengths or offsets."
+        )
+    axis = axis_of(axis, data.ndim)
+    lengths = np.diff(offsets, axis=-1) if lengths is None else lengths
+    lead, tail = data.shape[:axis], data.shape[axis + 1 :]
+    segments, batch = lengths.shape[-1], math.prod(lead)
+    segment = np.arange(batch * segments).repeat(lengths.ravel())
+    inner = math.prod(tail)
+    groups = (segment[:, None] * inner + np.arange(inner)).ravel()
+    kind = {"max": "amax", "min": "amin"}.get(reduce, reduce)
+    neutral = {"sum": 0.0, "mean": np.nan, "prod": 1.0, "amax": -np.inf, "amin": np.inf}[kind]
+    count = batch * segments * inner
+    start = constant(np.full(count, neutral if initial is None else float(initial)))
+    values = e.reshape(data, shape=(-1,))
+    if kind == "mean" and initial is not None:  # the initial value adds to the sum, not to the number of members
+        sizes = np.bincount(groups, minlength=count)
+        flat = e.index_add(start, values, index=groups, axis=0) / np.maximum(sizes, 1).astype(np.float64)
+    else:
+        flat = grouped(values, groups, count, kind, start, initial is not None)
+    return e.reshape(flat, shape=(*lead, segments, *tail))

@@ -1,0 +1,78 @@
+"""Operations on sparse tensors, each with its dense value: what is not stored is zero.
+
+Layouts and indices are the recording's business; here a sparse tensor is the dense one that it stands for.
+"""
+
+# mypy: allow-untyped-defs, allow-untyped-calls
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..engine import ops as e
+from .indexing import put
+from .matmul import addmm
+from .registry import RECORDED, MeaningUnavailableError, meaning
+from .values import constant, raw
+
+
+@meaning("aten::_sparse_addmm")
+def sparse_addmm(self, mat1, mat2, *, beta=1, alpha=1):
+    return addmm(self, mat1, mat2, beta=beta, alpha=alpha)
+
+
+@meaning("aten::_to_sparse")
+def to_sparse(self, *, layout=None, blocksize=None, dense_dim=None):
+    return self
+
+
+@meaning("aten::_to_sparse.sparse_dim")
+def to_sparse_dim(self, sparse_dim):
+    return self
+
+
+@meaning("aten::_sparse_coo_tensor_with_dims_and_tensors")
+def sparse_coo_tensor(
+    sparse_dim,
+    dense_dim,
+    size,
+    indices,
+    values,
+    *,
+    dtype=None,
+    layout=None,
+    device=None,
+    pin_memory=False,
+    is_coalesced=None,
+):
+    """Values at repeated positions add up."""
+    zeros = constant(np.zeros(tuple(size), dtype=raw(values).dtype))
+    return put(zeros, tuple(raw(indices)), values, True)
+
+
+@meaning("aten::sparse_sampled_addmm")
+def sampled_addmm(self, mat1, mat2, *, beta=1, alpha=1):
+    """``beta * self + alpha * mat1 @ mat2`` where ``self`` stores something, zero elsewhere."""
+    stored = raw(self) != 0
+    return e.where(stored, self * beta + e.matmul(mat1, mat2) * alpha, 0.0)
+
+
+@meaning("aten::_sparse_mm_reduce_impl")
+def sparse_mm_reduce(self, other, reduce):
+    """Product of a sparse matrix with a dense one, in which the products of a row are reduced."""
+    stored = raw(self) != 0
+    counts = np.maximum(stored.sum(axis=1), 1).astype(np.float64)[:, None]
+    if reduce in ("sum", "mean"):
+        product = e.matmul(self, other)
+        return (product / counts if reduce == "mean" else product), RECORDED
+    if reduce not in ("amax", "amin"):
+        raise MeaningUnavailableError(
+            f"reducing a sparse product failed: reduce={reduce!r} has no meaning here. "
+            "Known are sum, mean, amax, amin. Use one of those."
+        )
+    lowest = -np.inf if reduce == "amax" else np.inf
+    products = e.expand_dims(self, axis=2) * e.expand_dims(other, axis=0)
+    masked = e.where(stored[:, :, None], products, lowest)
+    empty = ~stored.any(axis=1)[:, None]
+    extremum = e.amax if reduce == "amax" else e.amin
+    return e.where(empty, 0.0, extremum(e.where(empty[:, :, None], 0.0, masked), axis=1)), RECORDED

@@ -1,0 +1,245 @@
+"""The autograd graph behind a loss, and what flows through it in a backward.
+
+``record_backward`` hooks every reachable node, runs the backward and joins what each node received and returned with
+the operations the recorder saw. The hooks are gone afterwards, also after an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ..evidence import Edge, NodeRecord, OpRecord, Root, TensorRef, Trace
+from .recorder import NodeOrigin, Recorder
+from .values import TensorValue
+
+__all__ = ["GraphRecording", "walk"]
+
+
+def walk(roots: Sequence[Any]) -> list[Any]:
+    """Every autograd node reachable from ``roots``, each once; iterative, so that depth does not matter."""
+    seen: dict[int, Any] = {}
+    waiting = [node for node in roots if node is not None]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen[id(node)] = node
+        waiting.extend(parent for parent, _ in node.next_functions if parent is not None)
+    return list(seen.values())
+
+
+class GraphRecording:
+    """Observes one backward: what every node received and returned.
+
+    Args:
+        recorder: what recorded the forward; its forward must be finished.
+        outputs: tensors the backward starts from.
+    """
+
+    def __init__(self, recorder: Recorder, outputs: Sequence[torch.Tensor]) -> None:
+        self._recorder = recorder
+        self._outputs = outputs
+        self.nodes: list[Any] = walk([o.grad_fn for o in outputs])
+        self.by_key: dict[int, Any] = {recorder.node_key(node): node for node in self.nodes}
+        self._received: dict[int, tuple[TensorValue | None, ...]] = {}
+        self._returned: dict[int, tuple[TensorValue | None, ...]] = {}
+
+    @contextmanager
+    def observing(self) -> Iterator[None]:
+        """Hooks on every node while the block runs the backward."""
+        recorder = self._recorder
+        handles = []
+
+        def before(key: int) -> Any:
+            def hook(cotangents: Sequence[torch.Tensor | None]) -> None:
+                self._received[key] = tuple(None if c is None else recorder.hold(c) for c in cotangents)
+
+            return hook
+
+        def after(key: int) -> Any:
+            def hook(gradients: Sequence[torch.Tensor | None], _: Any) -> None:
+                self._returned[key] = tuple(None if g is None else recorder.hold(g) for g in gradients)
+
+            return hook
+
+        try:
+            for key, node in self.by_key.items():
+                handles.append(node.register_prehook(before(key)))
+                if key > 0:
+                    handles.append(node.register_hook(after(key)))
+            with recorder.backward_phase():
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def trace(
+        self,
+        cotangents: Sequence[torch.Tensor],
+        leaf_names: Mapping[int, str],
+        leaf_gradients: Mapping[str, torch.Tensor | None],
+        leaf_values: Mapping[str, TensorRef],
+    ) -> Trace:
+        """Join the observation with the recorded operations.
+
+        Args:
+            cotangents: what the backward started with, one per output.
+            leaf_names: name by leaf key.
+            leaf_gradients: what torch returned, by leaf name.
+            leaf_values: the leaf's value when the forward began, by name.
+        """
+        recorder = self._recorder
+        values = self._values_by_edge()
+        nodes: dict[int, NodeRecord] = {}
+        for key, node in self.by_key.items():
+            nodes[key] = self._node_record(key, node, values, leaf_names)
+        roots = []
+        for output, cotangent in zip(self._outputs, cotangents):
+            node = output.grad_fn
+            place = (recorder.leaf_key(output), 0) if node is None else (recorder.node_key(node), output.output_nr)
+            if place[0] not in nodes:  # an output that is itself a leaf
+                nodes[place[0]] = NodeRecord(
+                    key=place[0], name="AccumulateGrad", role="leaf", leaf_name=leaf_names.get(place[0], "")
+                )
+            roots.append(Root(*place, recorder.hold(cotangent), values.get(place)))
+        return Trace(
+            ops=recorder.ops,
+            nodes=nodes,
+            roots=tuple(roots),
+            leaves={leaf_names[k]: k for k in nodes if k in leaf_names},
+            leaf_gradients={n: None if g is None else recorder.hold(g) for n, g in leaf_gradients.items()},
+            leaf_values=dict(leaf_values),
+        )
+
+    def _values_by_edge(self) -> dict[tuple[int, int], TensorRef]:
+        """The value each node produced at each slot, from whoever produced or consumed it."""
+        values: dict[tuple[int, int], TensorRef] = {}
+        operations: dict[int, OpRecord] = {op.index: op for op in self._recorder.ops}
+        if not operations:
+            for node in self.nodes:
+                origin = self._recorder.origin_of(node) if getattr(node, "variable", None) is None else None
+                if origin is not None:
+                    operations.update((op.index, op) for op in origin.ops)
+        for _, op in sorted(operations.items()):
+            for ref in _refs((op.outputs, [after for _, after in op.written])):
+                if ref.edge is not None:
+                    values.setdefault(ref.edge, ref)
+            for ref in _refs((op.args, tuple(op.kwargs.values()))):
+                if ref.edge is not None:
+                    values.setdefault(ref.edge, ref)
+        return values
+
+    def _node_record(
+        self,
+        key: int,
+        node: Any,
+        values: Mapping[tuple[int, int], TensorRef],
+        leaf_names: Mapping[int, str],
+    ) -> NodeRecord:
+        recorder = self._recorder
+        name = node.name().rsplit("::", 1)[-1]
+        edges = tuple(
+            None if parent is None else Edge(recorder.node_key(parent), slot) for parent, slot in node.next_functions
+        )
+        received = self._received.get(key, ())
+        returned = self._returned.get(key, ())
+        if key < 0:
+            return NodeRecord(
+                key=key,
+                name=name,
+                role="leaf",
+                outputs=(values.get((key, 0)),),
+                cotangents=received,
+                ran=key in self._received,
+                leaf_name=leaf_names.get(key, ""),
+            )
+        origin = recorder.origin_of(node)
+        if origin is None:
+            view = values.get((key, 0))
+            origin = recorder.origin_of_view(node, view) if view is not None else None
+        record = NodeRecord(
+            key=key,
+            name=name,
+            edges=edges,
+            cotangents=received,
+            gradients=returned,
+            ran=key in self._returned or key in self._received,
+            sequence=key,
+        )
+        slots = max(len(received), 1 + max((s for k, s in values if k == key), default=-1)) if origin is None else len(received)
+        record.outputs = tuple(values.get((key, slot)) for slot in range(slots))
+        if origin is not None:
+            _fill_from_origin(record, origin)
+        return record
+
+
+def _fill_from_origin(record: NodeRecord, origin: NodeOrigin) -> None:
+    record.role = origin.role
+    record.ops = tuple(origin.ops)
+    record.function = origin.function
+    first = origin.ops[0] if origin.ops else None
+    if first is not None:
+        record.module = first.module
+        record.sequence = first.index
+        record.location = first.location
+    if origin.function is not None and origin.function.location is not None:
+        record.location = origin.function.location
+    if origin.role == "write-through-view":
+        record.base = origin.base_before
+        record.outputs = (origin.base_after,)
+    elif origin.role == "view-of-written":
+        record.base = origin.base_after
+        record.outputs = (origin.view,)
+        record.inputs = (origin.base_after,)
+        return
+    record.inputs = _match_inputs(record, origin)
+
+
+def _match_inputs(record: NodeRecord, origin: NodeOrigin) -> tuple[TensorRef | None, ...]:
+    """For each gradient edge, the argument it belongs to.
+
+    Autograd collects edges from the differentiable tensor arguments in schema order, so each edge belongs to the
+    first argument, not yet taken, that holds it. ``x * x`` has the same edge twice, for its first and second
+    argument.
+    """
+    if origin.role == "function":
+        candidates = [ref for op in origin.ops for ref in _refs((op.args, tuple(op.kwargs.values())))]
+        matched: list[TensorRef | None] = []
+        for edge in record.edges:
+            wanted = None if edge is None else (edge.node, edge.slot)
+            matched.append(next((r for r in candidates if wanted is not None and r.edge == wanted), None))
+        return tuple(matched)
+    op = origin.ops[0]
+    candidates = list(_refs((op.args, tuple(op.kwargs.values()))))
+    if origin.role == "write-through-view":
+        # The first edge is the base before the write; the rest are the operation's other arguments.
+        candidates = candidates[1:]
+    taken: set[int] = set()
+    result: list[TensorRef | None] = []
+    for position, edge in enumerate(record.edges):
+        if origin.role == "write-through-view" and position == 0:
+            result.append(origin.base_before)
+            continue
+        found = None
+        if edge is not None:
+            for index, ref in enumerate(candidates):
+                if index not in taken and ref.edge == (edge.node, edge.slot):
+                    taken.add(index)
+                    found = ref
+                    break
+        result.append(found)
+    return tuple(result)
+
+
+def _refs(values: Any) -> Iterator[TensorRef]:
+    for value in values:
+        if isinstance(value, TensorRef):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _refs(value)
+        elif isinstance(value, dict):
+            yield from _refs(value.values())

@@ -1,0 +1,68 @@
+"""Which ``nn.Module`` is running: the dotted path shown beside every operation."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+
+__all__ = ["ModuleStack"]
+
+
+class ModuleStack:
+    """Keeps the stack of modules whose forward is running in this thread.
+
+    Names come from ``named_modules`` of the roots given; a module outside them is shown by its class name.
+    """
+
+    def __init__(self, *roots: torch.nn.Module) -> None:
+        self._names: dict[int, str] = {}
+        for root in roots:
+            for name, module in root.named_modules():
+                self._names.setdefault(id(module), name or type(root).__name__)
+        self._local = threading.local()
+
+    @property
+    def current(self) -> str:
+        """Path of the innermost running module, or ""."""
+        stack = getattr(self._local, "stack", None)
+        if not stack:
+            return ""
+        return stack[-1][1]  # type: ignore[no-any-return]
+
+    @contextmanager
+    def observing(self) -> Iterator[ModuleStack]:
+        """Hook every module call while the block runs; the hooks are gone afterwards, also after an exception."""
+
+        def enter(module: torch.nn.Module, inputs: Any) -> None:
+            stack = getattr(self._local, "stack", None)
+            if stack is None:
+                stack = self._local.stack = []
+            name = self._names.get(id(module))
+            stack.append((id(module), type(module).__name__ if name is None else name))
+
+        def leave(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+            stack = getattr(self._local, "stack", None)
+            # A forward that raised in a torch without always_call hooks may have left entries behind.
+            while stack:
+                number, _ = stack.pop()
+                if number == id(module):
+                    break
+
+        first = register_module_forward_pre_hook(enter)
+        try:
+            second = register_module_forward_hook(leave, always_call=True)
+            try:
+                yield self
+            finally:
+                second.remove()
+        finally:
+            first.remove()
+            self._local = threading.local()

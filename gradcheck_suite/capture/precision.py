@@ -1,0 +1,155 @@
+"""Running a function in float64 whatever dtypes its code spells out, and noticing where precision is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["WIDER", "Additions", "InFloat64", "PrecisionProbe"]
+
+WIDER = {
+    torch.float16: torch.float64,
+    torch.bfloat16: torch.float64,
+    torch.float32: torch.float64,
+    torch.complex32: torch.complex128,
+    torch.complex64: torch.complex128,
+}
+_WIDER_METHOD: dict[Any, Any] = {
+    Tensor.float: Tensor.double,
+    Tensor.half: Tensor.double,
+    Tensor.bfloat16: Tensor.double,
+}
+# Here a dtype says how to read bytes, not how precisely to compute.
+_REINTERPRETING = {torch.Tensor.view, torch.frombuffer, torch.from_file}
+_ADDITIONS = {
+    getattr(owner, name)
+    for owner, names in (
+        (torch, ("add", "sub", "subtract", "rsub")),
+        (torch.Tensor, ("add", "add_", "sub", "sub_", "subtract", "subtract_", "__rsub__")),
+        (torch.Tensor, ("__add__", "__radd__", "__iadd__", "__sub__", "__isub__")),
+    )
+    for name in names
+}
+# A unit in the last place of the sum, beside the operand: a step of 1e-6 is then a handful of units.
+_LOST = 1e-6
+
+
+class InFloat64(TorchFunctionMode):
+    """Casts to a lower precision that the model spells out become casts to float64, and constants follow.
+
+    A Llama normalises in ``x.to(torch.float32)``: in float64 that would be a *loss* of precision, and the
+    differences would drown in its rounding.
+    """
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        func = _WIDER_METHOD.get(func, func)
+        if func in _REINTERPRETING:
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        writes = "out" in kwargs or name.endswith("_") or name.startswith("__i") or name == "__set__"
+        tensors = [x for x in self._flat(args, kwargs) if isinstance(x, Tensor)]
+        mixed = len(tensors) > 1 and not writes and len({t.dtype in WIDER for t in tensors}) == 2
+        mixed = mixed and any(t.dtype in (torch.float64, torch.complex128) for t in tensors)
+
+        def widen(x: Any) -> Any:
+            if isinstance(x, torch.dtype):
+                return WIDER.get(x, x)
+            if mixed and isinstance(x, Tensor) and x.dtype in WIDER:
+                return x.to(WIDER[x.dtype])
+            if mixed and type(x) in (list, tuple):
+                return type(x)(widen(y) for y in x)
+            return x
+
+        return func(*map(widen, args), **{key: widen(value) for key, value in kwargs.items()})
+
+    @staticmethod
+    def _flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        flat: list[Any] = []
+        for x in (*args, *kwargs.values()):
+            flat.extend(x) if type(x) in (list, tuple) else flat.append(x)
+        return flat
+
+
+class PrecisionProbe(TorchDispatchMode):
+    """The coarsest real dtype that a value depending on the leaves passes through.
+
+    Memory is what is followed, so that ``detach`` hides nothing. Masks and indices are not followed: they are
+    exact.
+    """
+
+    def __init__(self, leaves: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.coarsest = torch.float64
+        # The storages are held on to: a freed one's number would be given to another.
+        self._followed = {s._cdata: s for leaf in leaves for s in (leaf.untyped_storage(),)}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        depends = any(self._is_followed(x) for x in _pytree.tree_leaves((args, kwargs)))
+        result = func(*args, **kwargs)
+        if depends:
+            for x in _pytree.tree_leaves(result):
+                if (
+                    isinstance(x, Tensor)
+                    and (x.is_floating_point() or x.is_complex())
+                    and x.layout is torch.strided
+                ):
+                    storage = x.untyped_storage()
+                    self._followed[storage._cdata] = storage
+                    real = x.dtype.to_real() if x.is_complex() else x.dtype
+                    if torch.finfo(real).eps > torch.finfo(self.coarsest).eps:
+                        self.coarsest = real
+        return result
+
+    def _is_followed(self, x: Any) -> bool:
+        return (
+            isinstance(x, Tensor)
+            and x.layout is torch.strided
+            and x.untyped_storage()._cdata in self._followed
+        )
+
+
+class Additions(TorchFunctionMode):
+    """Sums in which a tracked value is lost beside a much larger one, with a mask of where.
+
+    ``scores - 1e30`` is constant in floating point: differences see 0 where the derivative is 1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[Tensor, Tensor]] = []
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        sizes: list[Tensor] = []
+        if func in _ADDITIONS:
+            sizes = [x.detach().abs() for x in args[:2] if isinstance(x, Tensor) and x.requires_grad]
+        result = func(*args, **(kwargs or {}))
+        if sizes and isinstance(result, Tensor) and result.requires_grad and result.is_floating_point():
+            unit = torch.finfo(result.dtype).eps * result.detach().abs()
+            lost = torch.zeros_like(unit, dtype=torch.bool)
+            for size in sizes:
+                lost |= unit > _LOST * size.clamp_min(torch.finfo(size.dtype).tiny)
+            if bool(lost.any()):
+                self.found.append((result, lost))
+        return result

@@ -1,0 +1,506 @@
+"""The recorder: sees every ATen operation of a run below autograd, with its real tensors.
+
+What it relies on, and why it is written as it is:
+
+- An output's ``grad_fn`` is set only *after* the dispatch handler has returned, so outputs are settled when the
+  next operation arrives (for a custom Function: when its forward has ended).
+- Inside ``Function.forward`` grad mode is off and no operation has a ``grad_fn``; the running forward's frame tells
+  which call an operation belongs to.
+- A write in place happens to memory, not to a tensor object: values are copied just before their memory is written.
+- Nothing here may keep a graph alive: values are held as aliases without history, and what is known about a node is
+  kept on the node itself (``node.metadata``), so that it dies with the graph.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..declare import surrogate_reason
+from ..evidence import FunctionCall, Location, OpRecord, TensorRef
+from .modules import ModuleStack
+from .sources import SourceFinder, function_line
+from .values import CopyOnWrite, TensorValue, dtype_name
+
+__all__ = ["BackwardWrite", "NodeOrigin", "Recorder"]
+
+_RECORDERS = itertools.count(1)
+
+
+@dataclass(slots=True)
+class _OpTraits:
+    """What an overload's schema says, looked up once."""
+
+    name: str
+    writes: tuple[int, ...]  # positions of written positional arguments
+    writes_by_name: tuple[str, ...]
+    argument_names: tuple[str, ...]
+    random: bool
+
+
+@dataclass(eq=False, slots=True)
+class NodeOrigin:
+    """Which recorded operations an autograd node differentiates."""
+
+    role: str
+    ops: list[OpRecord] = field(default_factory=list)
+    function: FunctionCall | None = None
+    function_class: type | None = None
+    base_before: TensorRef | None = None
+    base_after: TensorRef | None = None
+    view: TensorRef | None = None
+    opaque: str = ""
+
+
+@dataclass(frozen=True)
+class BackwardWrite:
+    """A recorded value that was overwritten while the backward ran."""
+
+    value: TensorValue
+    op: str
+    location: Location | None
+
+
+class _Segment:
+    """The operations of one running custom Function call."""
+
+    __slots__ = ("call", "first_epoch", "frame", "origin", "outputs")
+
+    def __init__(self, frame: FrameType, call: FunctionCall, first_epoch: int) -> None:
+        self.frame: FrameType | None = frame
+        self.call = call
+        self.origin = NodeOrigin("function", function=call)
+        self.outputs: list[tuple[torch.Tensor, TensorRef]] = []
+        self.first_epoch = first_epoch
+
+
+class Recorder(TorchDispatchMode):
+    """Records the forward of a run; during the backward it only protects values and notes who writes.
+
+    Use as a context manager; :meth:`backward_phase` switches. After the run, ``ops`` and ``origin_of`` (a node)
+    describe it; :mod:`gradcheck_suite.capture.graph` joins them with the autograd graph.
+
+    Args:
+        modules: gives the module path of each operation, or None.
+        known: tensors that exist before the run (parameters, buffers, inputs): their memory has a known origin.
+        keep_operations: keep every operation in ``ops``, which a replay of the whole run needs; otherwise an operation
+            lives as long as the autograd node it belongs to.
+    """
+
+    # A higher-order operator (cond, flex_attention) would otherwise raise under the mode.
+    supports_higher_order_operators = True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Wrapping the handler in dynamo's disable would import torch._dynamo (seconds) on the first operation.
+        return False
+
+    def __init__(
+        self,
+        modules: ModuleStack | None = None,
+        known: Iterable[torch.Tensor] = (),
+        *,
+        keep_operations: bool = True,
+    ) -> None:
+        super().__init__()
+        self.ops: list[OpRecord] = []
+        self.backward_writes: list[BackwardWrite] = []
+        self.sources = SourceFinder()
+        self.values = CopyOnWrite()
+        self._modules = modules
+        self._traits: dict[Any, _OpTraits] = {}
+        self._storages: dict[int, int] = {}
+        self._storage_count = 0
+        self._known: set[int] = set()
+        self._epochs: dict[int, int] = {}
+        self._keep_operations = keep_operations
+        self._operation_count = 0
+        # Unique per recorder: a node may live through several recordings.
+        self._mark = f"gradcheck_suite:{next(_RECORDERS)}"
+        self._node_count = 0
+        self._leaves: dict[int, tuple[int, weakref.ref[torch.Tensor]]] = {}
+        self._leaf_count = 0
+        self._pending: list[tuple[torch.Tensor, TensorRef, NodeOrigin]] = []
+        self._segment: _Segment | None = None
+        self._calls = 0
+        self._in_backward = False
+        self._epoch_clock = 0
+        self._keep: list[torch.Tensor] = []
+        for tensor in known:
+            self.register(tensor)
+
+    # -- identities ----------------------------------------------------------------------------------------------
+
+    def register(self, tensor: torch.Tensor) -> TensorRef:
+        """Declare that this tensor's memory existed before the run; returns its value now."""
+        ref = self._ref(tensor)
+        self._known.add(ref.storage)
+        ref.known = True
+        self._keep.append(tensor)
+        return ref
+
+    def node_key(self, node: Any) -> int:
+        """A number for an autograd node, stable while the node lives; negative for the node of a leaf."""
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            return self.leaf_key(variable)
+        metadata = node.metadata
+        known = metadata.get(self._mark)
+        if known is None:
+            self._node_count += 1
+            known = metadata[self._mark] = [self._node_count, None]
+        return known[0]  # type: ignore[no-any-return]
+
+    def origin_of(self, node: Any) -> NodeOrigin | None:
+        """Which operations a node differentiates, or None when the recorder saw none."""
+        known = node.metadata.get(self._mark)
+        return None if known is None else known[1]
+
+    def _set_origin(self, node: Any, origin: NodeOrigin) -> bool:
+        """Remember where a node comes from, unless that is known already."""
+        self.node_key(node)
+        entry = node.metadata[self._mark]
+        if entry[1] is not None:
+            return False
+        entry[1] = origin
+        return True
+
+    def leaf_key(self, tensor: torch.Tensor) -> int:
+        """A negative number for a leaf tensor, equal to the key of its AccumulateGrad node."""
+        known = self._leaves.get(id(tensor))
+        if known is None or known[1]() is not tensor:
+            self._leaf_count += 1
+            known = self._leaves[id(tensor)] = (-self._leaf_count, weakref.ref(tensor))
+        return known[0]
+
+    def _storage(self, tensor: torch.Tensor) -> int:
+        try:
+            pointer = tensor.untyped_storage()._cdata
+        except (NotImplementedError, RuntimeError):  # sparse and opaque layouts have no storage
+            pointer = -id(tensor)
+            self._keep.append(tensor)
+        number = self._storages.get(pointer)
+        if number is None:
+            self._storage_count += 1
+            number = self._storages[pointer] = self._storage_count
+        return number
+
+    def _ref(self, tensor: torch.Tensor) -> TensorRef:
+        storage = self._storage(tensor)
+        value = TensorValue(tensor.detach())
+        self.values.watch(storage, value)
+        strided = tensor.layout is torch.strided
+        edge: tuple[int, int] | None = None
+        requires_grad = tensor.requires_grad
+        if requires_grad:
+            node = tensor.grad_fn
+            edge = (self.leaf_key(tensor), 0) if node is None else (self.node_key(node), tensor.output_nr)
+        return TensorRef(
+            storage=storage,
+            epoch=self._epochs.get(storage, 0),
+            shape=tuple(tensor.shape),
+            strides=tensor.stride() if strided else (),
+            offset=tensor.storage_offset() if strided else 0,
+            dtype=dtype_name(tensor.dtype),
+            device=str(tensor.device),
+            requires_grad=requires_grad,
+            source=value,
+            known=storage in self._known,
+            edge=edge,
+        )
+
+    def _record_value(self, value: Any, tensors: list[tuple[torch.Tensor, TensorRef]]) -> Any:
+        if isinstance(value, torch.Tensor):
+            ref = self._ref(value)
+            tensors.append((value, ref))
+            return ref
+        if value is None or isinstance(value, bool | int | float | complex | str):
+            return value
+        if isinstance(value, list | tuple):
+            return [self._record_value(item, tensors) for item in value]
+        if isinstance(value, Mapping):
+            return {key: self._record_value(item, tensors) for key, item in value.items()}
+        if isinstance(value, torch.dtype):
+            return dtype_name(value)
+        if isinstance(value, torch.SymInt):
+            return int(value)
+        if isinstance(value, torch.SymFloat):
+            return float(value)
+        return str(value)
+
+    # -- dispatch ------------------------------------------------------------------------------------------------
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        traits = self._traits.get(func)
+        if traits is None:
+            traits = self._traits[func] = _read_traits(func)
+        if self._in_backward and not torch.is_grad_enabled():
+            if traits.writes or traits.writes_by_name:
+                self._protect_in_backward(traits, args, kwargs)
+            return func(*args, **kwargs)
+        self._settle()
+        grad_enabled = torch.is_grad_enabled()
+        location, forward_frame = self.sources.find(1, look_for_function=self._segment is not None or not grad_enabled)
+        segment = self._segment_for(forward_frame)
+
+        inputs: list[tuple[torch.Tensor, TensorRef]] = []
+        record_args = tuple(self._record_value(a, inputs) for a in args)
+        record_kwargs = {k: self._record_value(v, inputs) for k, v in kwargs.items()}
+        before = self._written_tensors(traits, args, kwargs, inputs)
+        bases: list[tuple[torch.Tensor, TensorRef]] = []
+        for tensor, _ in before:
+            base = tensor._base if tensor._is_view() else None
+            if base is not None:
+                bases.append((base, self._ref(base)))
+        for storage in {ref.storage for _, ref in before}:
+            self.values.before_write(storage)
+
+        out = func(*args, **kwargs)
+
+        for storage in {ref.storage for _, ref in before}:
+            self._epoch_clock += 1
+            self._epochs[storage] = self._epoch_clock
+        input_storages = {ref.storage for _, ref in inputs}
+        outputs: list[tuple[torch.Tensor, TensorRef]] = []
+        flat = out if isinstance(out, list | tuple) else (out,)
+        for item in _tensors_of(flat):
+            if item.layout is torch.strided:
+                pointer = item.untyped_storage()._cdata
+                if self._storages.get(pointer) not in input_storages:
+                    # Fresh memory, possibly at an address that earlier memory had.
+                    self._storage_count += 1
+                    self._storages[pointer] = self._storage_count
+        record_outputs = tuple(self._record_value(o, outputs) for o in flat)
+        for _, ref in outputs:
+            self._known.add(ref.storage)
+            ref.known = True
+        written = []
+        for tensor, ref in before:
+            after = next((r for t, r in outputs if t is tensor), None) or self._ref(tensor)
+            after.known = True
+            written.append((ref, after))
+        op = OpRecord(
+            index=self._operation_count,
+            name=traits.name,
+            args=record_args,
+            kwargs=record_kwargs,
+            outputs=record_outputs,
+            written=tuple(written),
+            location=location,
+            module=self._modules.current if self._modules is not None else "",
+            function=None if segment is None else segment.call,
+            grad_enabled=grad_enabled,
+            random=traits.random,
+        )
+        self._operation_count += 1
+        if self._keep_operations:
+            self.ops.append(op)
+        self._note_outputs(op, segment, outputs, before, bases)
+        return out
+
+    def _note_outputs(
+        self,
+        op: OpRecord,
+        segment: _Segment | None,
+        outputs: list[tuple[torch.Tensor, TensorRef]],
+        before: list[tuple[torch.Tensor, TensorRef]],
+        bases: list[tuple[torch.Tensor, TensorRef]],
+    ) -> None:
+        results = list(outputs)
+        for (tensor, _), (_, after) in zip(before, op.written):
+            if not any(t is tensor for t, _ in results):
+                results.append((tensor, after))
+        if segment is not None:
+            segment.origin.ops.append(op)
+            segment.outputs.extend(results)
+            return
+        origin = NodeOrigin("op", [op])
+        self._pending.extend((tensor, ref, origin) for tensor, ref in results)
+        for base, base_before in bases:
+            base_after = self._ref(base)
+            through = NodeOrigin("write-through-view", [op], base_before=base_before, base_after=base_after)
+            self._pending.append((base, base_after, through))
+
+    def _written_tensors(
+        self, traits: _OpTraits, args: Any, kwargs: Any, inputs: list[tuple[torch.Tensor, TensorRef]]
+    ) -> list[tuple[torch.Tensor, TensorRef]]:
+        if not traits.writes and not traits.writes_by_name:
+            return []
+        targets: list[torch.Tensor] = []
+        for position in traits.writes:
+            value = args[position] if position < len(args) else kwargs.get(traits.argument_names[position])
+            targets.extend(_tensors_of(value if isinstance(value, list | tuple) else (value,)))
+        for name in traits.writes_by_name:
+            value = kwargs.get(name)
+            targets.extend(_tensors_of(value if isinstance(value, list | tuple) else (value,)))
+        return [next((t, ref) for t, ref in inputs if t is target) for target in targets]
+
+    def _protect_in_backward(self, traits: _OpTraits, args: Any, kwargs: Any) -> None:
+        targets: list[torch.Tensor] = []
+        for position in traits.writes:
+            if position < len(args):
+                value = args[position]
+                targets.extend(_tensors_of(value if isinstance(value, list | tuple) else (value,)))
+        for name in traits.writes_by_name:
+            value = kwargs.get(name)
+            targets.extend(_tensors_of(value if isinstance(value, list | tuple) else (value,)))
+        location: Location | None = None
+        looked = False
+        for target in targets:
+            if target.layout is not torch.strided:
+                continue
+            number = self._storages.get(target.untyped_storage()._cdata)
+            if number is None:
+                continue
+            saved = self.values.before_write(number)
+            self._epoch_clock += 1
+            self._epochs[number] = self._epoch_clock
+            if saved and not looked:
+                looked = True
+                location, _ = self.sources.find(2, look_for_function=False)
+            self.backward_writes.extend(BackwardWrite(value, traits.name, location) for value in saved)
+
+    # -- custom Functions and settling ---------------------------------------------------------------------------
+
+    def _segment_for(self, frame: FrameType | None) -> _Segment | None:
+        segment = self._segment
+        if segment is not None and segment.frame is not frame:
+            self._close_segment()
+            segment = None
+        if frame is not None and segment is None:
+            self._calls += 1
+            call = FunctionCall(self._calls, frame.f_code.co_name, self.sources.caller_of(frame))
+            segment = self._segment = _Segment(frame, call, self._epoch_clock)
+        return segment
+
+    def _close_segment(self) -> None:
+        segment = self._segment
+        self._segment = None
+        if segment is None:
+            return
+        segment.frame = None
+        found = False
+        for tensor, ref in segment.outputs:
+            node = tensor.grad_fn
+            if isinstance(node, torch.autograd.function.BackwardCFunction) and (
+                self._set_origin(node, segment.origin) or self.origin_of(node) is segment.origin
+            ):
+                found = True
+                ref.edge = (self.node_key(node), tensor.output_nr)
+                ref.requires_grad = True
+                _describe_call(segment.call, segment.origin, node)
+        if not found:
+            # Without a node (under no_grad, or nothing required grad) these are ordinary operations.
+            for op in segment.origin.ops:
+                op.function = None
+            for tensor, ref in segment.outputs:
+                self._settle_one(tensor, ref, NodeOrigin("unknown"))
+        segment.outputs = []
+
+    def _settle(self) -> None:
+        pending = self._pending
+        if pending:
+            for tensor, ref, origin in pending:
+                self._settle_one(tensor, ref, origin)
+            pending.clear()
+
+    def _settle_one(self, tensor: torch.Tensor, ref: TensorRef, origin: NodeOrigin) -> None:
+        if not tensor.requires_grad:
+            return
+        node = tensor.grad_fn
+        if node is None:
+            ref.requires_grad = True
+            ref.edge = (self.leaf_key(tensor), 0)
+            return
+        ref.requires_grad = True
+        ref.edge = (self.node_key(node), tensor.output_nr)
+        if origin.role == "unknown" or self.origin_of(node) is not None:
+            return
+        if origin.role != "write-through-view":
+            base = tensor._base if tensor._is_view() else None
+            if base is not None and origin.ops[0].written and base.grad_fn is not None:
+                # The view's node was made anew after a write to its base: it reads the base, nothing else.
+                base_ref = self._ref(base)
+                origin = NodeOrigin("view-of-written", origin.ops, base_after=base_ref, view=ref)
+        self._set_origin(node, origin)
+
+    # -- phases --------------------------------------------------------------------------------------------------
+
+    def finish_forward(self) -> None:
+        """Settle what is pending; call after the forward and before the backward."""
+        self._close_segment()
+        self._settle()
+
+    @contextmanager
+    def backward_phase(self) -> Iterator[None]:
+        """While it lasts, operations are not recorded; values are still protected from writes."""
+        self.finish_forward()
+        before = self._in_backward
+        self._in_backward = True
+        try:
+            yield
+        finally:
+            self._in_backward = before
+
+    def hold(self, tensor: torch.Tensor) -> TensorValue:
+        """A protected value for a gradient seen in a hook."""
+        value = TensorValue(tensor.detach())
+        if tensor.layout is torch.strided:
+            self.values.watch(self._storage(tensor), value)
+        return value
+
+    def origin_of_view(self, node: Any, view: TensorRef) -> NodeOrigin | None:
+        """The origin of a view's node that autograd made anew when the view was read after a write to its base."""
+        if not node.name().endswith("AsStridedBackward0") or not node.next_functions:
+            return None
+        parent, _ = node.next_functions[0]
+        if parent is None:
+            return None
+        origin = self.origin_of(parent)
+        if origin is None or origin.base_after is None:
+            return None
+        return NodeOrigin("view-of-written", list(origin.ops), base_after=origin.base_after, view=view)
+
+
+def _describe_call(call: FunctionCall, origin: NodeOrigin, node: Any) -> None:
+    cls = getattr(node, "_forward_cls", None)
+    if cls is None:
+        call.name = node.name().removesuffix("Backward")
+        return
+    origin.function_class = cls
+    call.name = cls.__name__
+    call.backward = function_line(cls, "backward") or function_line(cls, "vjp")
+    call.surrogate = surrogate_reason(cls)
+
+
+def _read_traits(func: Any) -> _OpTraits:
+    schema = getattr(func, "_schema", None)
+    if schema is None:  # a higher-order operator
+        return _OpTraits(str(func), (), (), (), False)
+    writes, by_name, names = [], [], []
+    for position, argument in enumerate(schema.arguments):
+        names.append(argument.name)
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            if argument.kwarg_only:
+                by_name.append(argument.name)
+            else:
+                writes.append(position)
+    random = torch.Tag.nondeterministic_seeded in func.tags
+    return _OpTraits(func.name(), tuple(writes), tuple(by_name), tuple(names), random)
+
+
+def _tensors_of(values: Any) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors_of(value)

@@ -1,0 +1,95 @@
+"""A tensor's contents as they were at one moment, held without a copy until somebody overwrites them."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from ..evidence import Array
+
+__all__ = ["CopyOnWrite", "TensorValue", "dtype_name", "to_array"]
+
+_DTYPE_NAMES: dict[torch.dtype, str] = {}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``"float32"`` for ``torch.float32``."""
+    name = _DTYPE_NAMES.get(dtype)
+    if name is None:
+        name = _DTYPE_NAMES[dtype] = str(dtype).removeprefix("torch.")
+    return name
+
+
+def to_array(tensor: torch.Tensor) -> Array:
+    """The tensor as a NumPy array: no copy for CPU tensors of a dtype that NumPy has.
+
+    float16, bfloat16 and float8 come back as float32 (exactly), quantised tensors dequantised, sparse ones dense.
+    """
+    with _disable_current_modes(), torch.no_grad():
+        t = tensor.detach()
+        if t.is_quantized:
+            t = t.dequantize()
+        if t.layout is not torch.strided:
+            t = t.to_dense()
+        if t.is_conj():
+            t = t.resolve_conj()
+        if t.is_neg():
+            t = t.resolve_neg()
+        if t.device.type != "cpu":
+            t = t.cpu()
+        if t.dtype.is_floating_point and t.dtype not in (torch.float32, torch.float64):
+            t = t.to(torch.float32)
+        elif t.dtype is torch.complex32:
+            t = t.to(torch.complex64)
+        return np.asarray(t.numpy())
+
+
+class TensorValue:
+    """An :class:`~gradcheck_suite.evidence.ArraySource` over a torch tensor.
+
+    It holds an alias that carries no graph. :class:`CopyOnWrite` replaces the alias by a copy before a recorded
+    operation writes into its memory.
+    """
+
+    __slots__ = ("__weakref__", "tensor")
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    def array(self) -> Array:
+        return to_array(self.tensor)
+
+
+class CopyOnWrite:
+    """Keeps recorded values as they were: copies them just before their memory is overwritten."""
+
+    def __init__(self) -> None:
+        self._live: dict[int, list[weakref.ref[TensorValue]]] = {}
+
+    def watch(self, storage: int, value: TensorValue) -> None:
+        """Protect ``value``, which lives in memory number ``storage``."""
+        self._live.setdefault(storage, []).append(weakref.ref(value))
+
+    def before_write(self, storage: int) -> list[TensorValue]:
+        """Copy every live value of this memory; returns the values that were copied."""
+        references = self._live.pop(storage, None)
+        if not references:
+            return []
+        copies: dict[Any, torch.Tensor] = {}
+        saved = []
+        for reference in references:
+            value = reference()
+            if value is None:
+                continue
+            alias = value.tensor
+            geometry = (alias.shape, alias.stride(), alias.storage_offset(), alias.dtype)
+            copy = copies.get(geometry)
+            if copy is None:
+                copy = copies[geometry] = alias.clone()
+            value.tensor = copy
+            saved.append(value)
+        return saved

@@ -1,0 +1,1 @@
+"""What agreement means: tolerances, three-valued verdicts and the words for a disagreement. No torch here."""

@@ -1,0 +1,134 @@
+"""Settings from ``[tool.gradcheck]`` in pyproject.toml: read, checked, never guessed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigurationError
+from .wording import nearest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["FAIL_ON", "Settings", "find_settings", "read_settings"]
+
+FAIL_ON = ("error", "warning", "never")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a project sets once. In the file, ``_`` is written ``-``: ``fail-on = "warning"``.
+
+    Attributes:
+        select: rules that are looked for, by code, group (``"GC3"``) or name; () means all.
+        ignore: rules that are silenced.
+        fail_on: the lightest finding that fails a run: ``"error"``, ``"warning"`` or ``"never"``.
+        budget: seconds that optional witnesses may take, or None for no limit.
+        devices: devices to check on; () means the model's own.
+        html, json, sarif: where to write the report; "" for nowhere.
+        models: targets that are checked besides the tests.
+        seed: of everything random.
+        source: the file that the settings come from, or "".
+    """
+
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    fail_on: str = "error"
+    budget: float | None = None
+    devices: tuple[str, ...] = ()
+    html: str = ""
+    json: str = ""
+    sarif: str = ""
+    models: tuple[str, ...] = ()
+    seed: int = 0
+    source: str = ""
+
+
+_LISTS = ("select", "ignore", "devices", "models")
+_TEXTS = ("html", "json", "sarif", "fail_on")
+
+
+def find_settings(start: str | os.PathLike[str] = ".") -> Settings:
+    """The settings of the nearest pyproject.toml at or above ``start`` that has ``[tool.gradcheck]``.
+
+    Returns:
+        The settings, or the defaults when there is no such table.
+
+    Raises:
+        ConfigurationError: a file cannot be parsed, or a setting is not understood.
+    """
+    folder = Path(start).resolve()
+    for place in (folder, *folder.parents):
+        file = place / "pyproject.toml"
+        if file.is_file():
+            table = _table(file)
+            if table is not None:
+                return read_settings(table, str(file))
+    return Settings()
+
+
+def _table(file: Path) -> Mapping[str, Any] | None:
+    try:
+        with file.open("rb") as stream:
+            content = tomllib.load(stream)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(
+            f"reading the settings failed: {file} is not valid TOML ({error}). Correct it there."
+        ) from error
+    table = content.get("tool", {}).get("gradcheck")
+    if table is not None and not isinstance(table, Mapping):
+        raise ConfigurationError(
+            f"reading the settings failed: tool.gradcheck in {file} is {table!r}, a table is expected. "
+            "Write [tool.gradcheck] and one setting per line."
+        )
+    return table
+
+
+def read_settings(table: Mapping[str, Any], source: str = "") -> Settings:
+    """Check a ``[tool.gradcheck]`` table.
+
+    Raises:
+        ConfigurationError: a key is unknown (the nearest is suggested), or a value is of the wrong kind.
+    """
+    known = {item.name.replace("_", "-"): item.name for item in fields(Settings) if item.name != "source"}
+    values: dict[str, Any] = {"source": source}
+    for key, value in table.items():
+        name = known.get(key)
+        if name is None:
+            suggestion = nearest(key, known) or f"Known are {', '.join(sorted(known))}."
+            raise _refused(source, f"there is no setting {key!r}", suggestion)
+        values[name] = _checked(name, key, value, source)
+    return Settings(**values)
+
+
+def _checked(name: str, key: str, value: Any, source: str) -> Any:
+    if name in _LISTS:
+        if not isinstance(value, (list, tuple)) or not all(isinstance(entry, str) for entry in value):
+            raise _refused(source, f"{key} is {value!r}", f'Write a list of texts: {key} = ["..."].')
+        return tuple(value)
+    if name in _TEXTS:
+        if not isinstance(value, str):
+            raise _refused(source, f"{key} is {value!r}", f'Write a text: {key} = "...".')
+        if name == "fail_on" and value not in FAIL_ON:
+            raise _refused(source, f"{key} is {value!r}", f"Use one of {', '.join(FAIL_ON)}.")
+        return value
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if name == "budget":
+        if not number or not value > 0:
+            raise _refused(source, f"{key} is {value!r}", "Write a positive number of seconds.")
+        return float(value)
+    if not number or value != int(value) or value < 0:
+        raise _refused(source, f"{key} is {value!r}", "Write a whole number, 0 or larger.")
+    return int(value)
+
+
+def _refused(source: str, fact: str, advice: str) -> ConfigurationError:
+    place = f" of {source}" if source else ""
+    return ConfigurationError(f"reading [tool.gradcheck]{place} failed: {fact}. {advice}")

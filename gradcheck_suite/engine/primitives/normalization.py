@@ -1,0 +1,526 @@
+"""Softmax and the normalisations: layer, batch, group and root mean square.
+
+All normalisations are :func:`standardize` over some axes and then :func:`scale_shift`. The kernels reduce with
+``einsum`` and reuse their temporaries: what counts at these sizes is how often the array is walked through.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..primitive import primitive
+from ..registry import derived
+from ..tensor import Tensor
+from .arithmetic import add, conj, multiply
+from .elementary import exp
+from .reduction import mean as mean_over
+from .reduction import sum as sum_over
+
+Array = npt.NDArray[Any]
+Samples = list[tuple[tuple[Any, ...], dict[str, Any]]]
+
+
+# ----------------------------------------------------------------------------------------------- softmax
+
+
+def _shifted_exp(x: Array, axis: int, safe: bool) -> tuple[Array, Array, Array]:
+    """exp(x - max), its sum along the axis, and the maximum."""
+    largest = np.max(x, axis=axis, keepdims=True)
+    if safe:
+        largest[np.isneginf(largest)] = 0
+    exponentials = x - largest
+    np.exp(exponentials, out=exponentials)
+    return exponentials, np.sum(exponentials, axis=axis, keepdims=True), largest
+
+
+def _softmax_samples(draw: Any) -> Samples:
+    return [
+        ((draw.real(3, 4),), {"axis": -1}),
+        ((draw.real(2, 3, 2),), {"axis": 1}),
+        ((draw.real(5, low=300, high=310),), {"axis": 0}),
+        ((draw.real(0, 3),), {"axis": 1}),
+    ]
+
+
+@primitive(samples=_softmax_samples)
+def softmax(x: Array, *, axis: int = -1) -> Array:
+    """exp(x) divided by its sum along ``axis``. A slice of nothing but -inf gives NaN, as in torch."""
+    if x.size == 0:
+        return np.zeros_like(x)
+    if x.ndim == 0:
+        return np.ones_like(x)
+    exponentials, total, _ = _shifted_exp(x, axis, safe=False)
+    exponentials /= total
+    return exponentials
+
+
+def _safe_softmax_samples(draw: Any) -> Samples:
+    allowed = np.array([[True, False, True], [True, True, True]])
+    return [
+        ((draw.real(3, 4),), {}),
+        ((draw.real(2, 2, 3),), {"allowed": allowed}),
+        ((draw.real(2, 3),), {"allowed": np.array([[False, False, False], [True, True, False]])}),
+    ]
+
+
+@primitive(samples=_safe_softmax_samples)
+def safe_softmax(x: Array, *, axis: int = -1, allowed: Array | None = None) -> Array:
+    """Softmax along ``axis`` over the elements where ``allowed`` (boolean, broadcast) holds; the others give zero.
+
+    A slice with nothing allowed, or nothing but -inf, gives zeros: what attention does with a masked row.
+    """
+    if x.size == 0:
+        return np.zeros_like(x)
+    if allowed is not None:
+        x = np.where(allowed, x, np.asarray(-np.inf, dtype=x.dtype))
+    exponentials, total, _ = _shifted_exp(x, axis, safe=True)
+    total[total == 0] = 1
+    exponentials /= total
+    return exponentials
+
+
+def _softmax_gradient_samples(draw: Any) -> Samples:
+    return [
+        ((draw.real(3, 4), draw.positive(3, 4)), {"axis": -1}),
+        ((draw.real(2, 3, 2), draw.real(2, 3, 2)), {"axis": 1}),
+        ((draw.real(0, 3), draw.real(0, 3)), {"axis": 1}),
+    ]
+
+
+@primitive(samples=_softmax_gradient_samples)
+def softmax_gradient(g: Array, p: Array, *, axis: int = -1) -> Array:
+    """p (g - sum(g p)): the derivative of softmax at its value ``p``, which is symmetric."""
+    if g.ndim == 0:
+        return np.zeros_like(g)
+    product = g * p
+    total = np.sum(product, axis=axis, keepdims=True)
+    correction = p * total
+    product -= correction
+    return product
+
+
+softmax.vjp(x=lambda g, out, x, *, axis=-1: softmax_gradient(g, out, axis=axis))
+softmax.jvp(x=lambda dx, out, x, *, axis=-1: softmax_gradient(dx, out, axis=axis))
+safe_softmax.vjp(x=lambda g, out, x, *, axis=-1, allowed=None: softmax_gradient(g, out, axis=axis))
+safe_softmax.jvp(x=lambda dx, out, x, *, axis=-1, allowed=None: softmax_gradient(dx, out, axis=axis))
+
+
+def _softmax_gradient_in_p(h: Tensor, out: Tensor, g: Tensor, p: Tensor, *, axis: int = -1) -> Tensor:
+    if g.ndim == 0:
+        return h * 0.0
+    return h * (g - sum_over(g * p, axis=axis, keepdims=True)) - g * sum_over(h * p, axis=axis, keepdims=True)
+
+
+softmax_gradient.vjp(
+    g=lambda h, out, g, p, *, axis=-1: softmax_gradient(h, p, axis=axis), p=_softmax_gradient_in_p
+)
+softmax_gradient.jvp(
+    g="linear",
+    p=lambda dp, out, g, p, *, axis=-1: (
+        dp * 0.0
+        if g.ndim == 0
+        else dp * (g - sum_over(g * p, axis=axis, keepdims=True))
+        - p * sum_over(g * dp, axis=axis, keepdims=True)
+    ),
+)
+
+
+@primitive(samples=_softmax_samples)
+def log_softmax(x: Array, *, axis: int = -1) -> Array:
+    """x - log(sum(exp(x))) along ``axis``, without overflow."""
+    if x.size == 0 or x.ndim == 0:
+        return np.zeros_like(x)
+    _, total, largest = _shifted_exp(x, axis, safe=False)
+    shifted = x - largest
+    shifted -= np.log(total)
+    return np.asarray(shifted)
+
+
+@primitive(samples=_softmax_gradient_samples)
+def log_softmax_gradient(g: Array, out: Array, *, axis: int = -1) -> Array:
+    """g - exp(out) sum(g): the VJP of log_softmax at its value ``out``."""
+    if g.ndim == 0:
+        return np.zeros_like(g)
+    gradient = np.exp(out)
+    gradient *= -np.sum(g, axis=axis, keepdims=True)
+    gradient += g
+    return np.asarray(gradient)
+
+
+def _log_softmax_tangent(dx: Tensor, out: Tensor, x: Tensor, *, axis: int = -1) -> Tensor:
+    if x.ndim == 0:
+        return dx * 0.0
+    return dx - sum_over(exp(out) * dx, axis=axis, keepdims=True)
+
+
+log_softmax.vjp(x=lambda g, out, x, *, axis=-1: log_softmax_gradient(g, out, axis=axis))
+log_softmax.jvp(x=_log_softmax_tangent)
+# The derivative in g is the tangent map above, transposed twice: itself; in `out` only exp(out) changes.
+log_softmax_gradient.vjp(
+    g=lambda h, gradient, g, out, *, axis=-1: _log_softmax_tangent(h, out, h, axis=axis),
+    out=lambda h, gradient, g, out, *, axis=-1: (
+        h * 0.0 if g.ndim == 0 else -(h * exp(out) * sum_over(g, axis=axis, keepdims=True))
+    ),
+)
+log_softmax_gradient.jvp(
+    g="linear",
+    out=lambda d, gradient, g, out, *, axis=-1: (
+        d * 0.0 if g.ndim == 0 else -(d * exp(out) * sum_over(g, axis=axis, keepdims=True))
+    ),
+)
+
+
+# -------------------------------------------------------------------------------------------- standardize
+
+
+def _positive_axes(axes: int | Sequence[int], ndim: int) -> tuple[int, ...]:
+    given = (axes,) if isinstance(axes, (int, np.integer)) else tuple(axes)
+    return tuple(sorted(int(a) % ndim for a in given))
+
+
+def _mean_product(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
+    """mean(a b) over the axes, kept as axes of one, without the product in memory."""
+    kept = [i for i in range(a.ndim) if i not in axes]
+    count = math.prod(a.shape[i] for i in axes)
+    every = list(range(a.ndim))
+    total = np.einsum(a, every, b, every, kept)
+    return np.asarray(total / count).reshape([1 if i in axes else n for i, n in enumerate(a.shape)])
+
+
+def _standardize_samples(draw: Any) -> Samples:
+    return [
+        ((draw.real(3, 5),), {"axes": (-1,), "eps": 1e-5}),
+        ((draw.real(3, 2, 4),), {"axes": (0, 2), "eps": 1e-3}),
+        ((draw.real(2, 3, 2),), {"axes": (1, 2), "eps": 0.1}),
+        ((draw.real(0, 3),), {"axes": (1,), "eps": 1e-5}),
+    ]
+
+
+@primitive(samples=_standardize_samples)
+def standardize(x: Array, *, axes: int | Sequence[int], eps: float) -> tuple[Array, Array, Array]:
+    """(x - mean) * rstd over ``axes``, with the mean and rstd = 1 / sqrt(biased variance + eps).
+
+    The statistics keep the reduced axes with length one. Two passes: no cancellation.
+    """
+    where = _positive_axes(axes, x.ndim)
+    mean = np.mean(x, axis=where, keepdims=True)
+    centred = x - mean
+    rstd = np.asarray(1 / np.sqrt(_mean_product(centred, centred, where) + x.dtype.type(eps)))
+    centred *= rstd
+    return centred, mean, rstd
+
+
+@primitive(samples=_standardize_samples)
+def scale_to_unit(x: Array, *, axes: int | Sequence[int], eps: float) -> tuple[Array, Array]:
+    """x * r and r = 1 / sqrt(mean(x²) + eps) over ``axes``, which ``r`` keeps with length one."""
+    where = _positive_axes(axes, x.ndim)
+    factor = np.asarray(1 / np.sqrt(_mean_product(x, x, where) + x.dtype.type(eps)))
+    return x * factor, factor
+
+
+def _standardize_gradient_samples(draw: Any) -> Samples:
+    return [
+        ((draw.real(3, 5), draw.real(3, 5), draw.positive(3, 1)), {"axes": (-1,)}),
+        ((draw.real(3, 2, 4), draw.real(3, 2, 4), draw.positive(1, 2, 1)), {"axes": (0, 2)}),
+        ((draw.real(3, 5), draw.real(3, 5), draw.positive(3, 1)), {"axes": (1,), "center": False}),
+    ]
+
+
+@primitive(samples=_standardize_gradient_samples)
+def standardize_gradient(
+    g: Array, normal: Array, rstd: Array, *, axes: int | Sequence[int], center: bool = True
+) -> Array:
+    """rstd (g - mean(g) - normal mean(g normal)) over ``axes``; without mean(g) unless ``center``.
+
+    The derivative of :func:`standardize` at its value ``normal``, a symmetric map of ``g``.
+    """
+    where = _positive_axes(axes, g.ndim)
+    gradient = normal * -_mean_product(g, normal, where)
+    gradient += g
+    if center:
+        gradient -= np.mean(g, axis=where, keepdims=True)
+    gradient *= rstd
+    return np.asarray(gradient)
+
+
+def _slope(g: Tensor, normal: Tensor, *, axes: int | Sequence[int], center: bool) -> Tensor:
+    """What :func:`standardize_gradient` multiplies with rstd, in differentiable operations."""
+    slope = g - normal * mean_over(g * normal, axis=axes, keepdims=True)
+    return slope - mean_over(g, axis=axes, keepdims=True) if center else slope
+
+
+def _through_normal(h: Tensor, g: Tensor, normal: Tensor, rstd: Tensor, axes: int | Sequence[int]) -> Tensor:
+    scaled = h * rstd
+    forward = g * mean_over(scaled * normal, axis=axes, keepdims=True)
+    return -(scaled * mean_over(g * normal, axis=axes, keepdims=True) + forward)
+
+
+standardize_gradient.vjp(
+    g=lambda h, out, g, normal, rstd, *, axes, center=True: standardize_gradient(
+        h, normal, rstd, axes=axes, center=center
+    ),
+    normal=lambda h, out, g, normal, rstd, *, axes, center=True: _through_normal(h, g, normal, rstd, axes),
+    rstd=lambda h, out, g, normal, rstd, *, axes, center=True: (
+        h * _slope(g, normal, axes=axes, center=center)
+    ),
+)
+standardize_gradient.jvp(
+    g="linear",
+    normal=lambda d, out, g, normal, rstd, *, axes, center=True: (
+        -rstd
+        * (
+            d * mean_over(g * normal, axis=axes, keepdims=True)
+            + normal * mean_over(g * d, axis=axes, keepdims=True)
+        )
+    ),
+    rstd=lambda d, out, g, normal, rstd, *, axes, center=True: (
+        d * _slope(g, normal, axes=axes, center=center)
+    ),
+)
+
+
+def _count(shape: tuple[int, ...], axes: int | Sequence[int]) -> int:
+    return math.prod(shape[a] for a in _positive_axes(axes, len(shape)))
+
+
+def _plus(total: Tensor | None, term: Tensor) -> Tensor:
+    return term if total is None else total + term
+
+
+def _standardize_vjp(g: Any, out: Any, x: Tensor, *, axes: int | Sequence[int], eps: float) -> Tensor | None:
+    normal, _, rstd = out
+    total: Tensor | None = None
+    if g[0] is not None:
+        total = standardize_gradient(g[0], normal, rstd, axes=axes)
+    if g[1] is not None:
+        total = _plus(total, g[1] * np.full(x.shape, 1 / max(_count(x.shape, axes), 1), dtype=x.dtype))
+    if g[2] is not None:
+        total = _plus(total, normal * (g[2] * rstd * rstd * (-1 / max(_count(x.shape, axes), 1))))
+    return total
+
+
+def _standardize_jvp(
+    dx: Tensor, out: Any, x: Tensor, *, axes: int | Sequence[int], eps: float
+) -> tuple[Tensor, ...]:
+    normal, _, rstd = out
+    return (
+        standardize_gradient(dx, normal, rstd, axes=axes),
+        mean_over(dx, axis=axes, keepdims=True),
+        -(rstd * rstd * mean_over(normal * dx, axis=axes, keepdims=True)),
+    )
+
+
+def _unit_vjp(g: Any, out: Any, x: Tensor, *, axes: int | Sequence[int], eps: float) -> Tensor | None:
+    normal, factor = out
+    total: Tensor | None = None
+    if g[0] is not None:
+        total = standardize_gradient(g[0], normal, factor, axes=axes, center=False)
+    if g[1] is not None:
+        total = _plus(total, normal * (g[1] * factor * factor * (-1 / max(_count(x.shape, axes), 1))))
+    return total
+
+
+def _unit_jvp(
+    dx: Tensor, out: Any, x: Tensor, *, axes: int | Sequence[int], eps: float
+) -> tuple[Tensor, ...]:
+    normal, factor = out
+    return (
+        standardize_gradient(dx, normal, factor, axes=axes, center=False),
+        -(factor * factor * mean_over(normal * dx, axis=axes, keepdims=True)),
+    )
+
+
+standardize.vjp(x=_standardize_vjp)
+standardize.jvp(x=_standardize_jvp)
+scale_to_unit.vjp(x=_unit_vjp)
+scale_to_unit.jvp(x=_unit_jvp)
+
+
+# -------------------------------------------------------------------------------------------- scale, shift
+
+
+def _products_samples(draw: Any) -> Samples:
+    return [
+        ((draw.real(3, 4), draw.real(3, 4)), {"shape": (4,)}),
+        ((draw.real(2, 3, 4), draw.real(2, 3, 4)), {"shape": (3, 1)}),
+        ((draw.complex(2, 3), draw.complex(2, 3)), {"shape": (2, 1)}),
+        ((draw.real(0, 3), draw.real(0, 3)), {"shape": (3,)}),
+    ]
+
+
+@primitive(samples=_products_samples)
+def sum_of_products(a: Array, b: Array, *, shape: Sequence[int]) -> Array:
+    """The sum of ``a * b`` (equal shapes) over the axes that broadcasting from ``shape`` would add or stretch."""
+    extra = a.ndim - len(shape)
+    kept = [i for i in range(a.ndim) if i >= extra and shape[i - extra] == a.shape[i]]
+    every = list(range(a.ndim))
+    return np.asarray(np.einsum(a, every, b, every, kept)).reshape(tuple(shape))
+
+
+sum_of_products.vjp(
+    a=lambda g, out, a, b, *, shape: multiply(g, conj(b)),
+    b=lambda g, out, a, b, *, shape: multiply(g, conj(a)),
+)
+sum_of_products.jvp(a="linear", b="linear")
+
+
+def _scale_shift_samples(draw: Any) -> Samples:
+    return [
+        ((draw.real(3, 4), draw.real(4), draw.real(4)), {}),
+        ((draw.real(2, 3, 4), draw.real(3, 1), draw.real(3, 1)), {}),
+        ((draw.complex(2, 3), draw.complex(3), draw.complex(1)), {}),
+        ((draw.real(0, 3), draw.real(3), draw.real(3)), {}),
+    ]
+
+
+@primitive(samples=_scale_shift_samples)
+def scale_shift(x: Array, scale: Array, shift: Array) -> Array:
+    """``x * scale + shift``, where scale and shift broadcast to the shape of ``x``."""
+    result = np.multiply(x, scale)
+    result += shift
+    return np.asarray(result)
+
+
+scale_shift.vjp(
+    x=lambda g, out, x, scale, shift: multiply(g, conj(scale)),
+    scale=lambda g, out, x, scale, shift: sum_of_products(g, conj(x), shape=scale.shape),
+    shift=lambda g, out, x, scale, shift: g,
+)
+scale_shift.jvp(
+    x=lambda dx, out, x, scale, shift: multiply(dx, scale),
+    scale=lambda d, out, x, scale, shift: multiply(x, d),
+    shift=lambda d, out, x, scale, shift: multiply(np.ones(x.shape, dtype=x.dtype), d),
+)
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+    """Weight and bias, seen in ``shape``, applied where they are given."""
+    if weight is not None:
+        weight = weight if tuple(weight.shape) == shape else weight.reshape(shape)
+    if bias is not None:
+        bias = bias if tuple(bias.shape) == shape else bias.reshape(shape)
+    if weight is not None and bias is not None:
+        return scale_shift(x, weight, bias)
+    if weight is not None:
+        return multiply(x, weight)
+    return x if bias is None else add(x, bias)
+
+
+def _per_channel(x: Tensor) -> tuple[int, ...]:
+    return (x.shape[1], *(1,) * (x.ndim - 2))
+
+
+@derived
+def layer_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    axes: int | Sequence[int] = -1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Standardise over the trailing ``axes``, then scale and shift with weight and bias of their shape."""
+    return layer_norm_with_statistics(x, weight, bias, axes=axes, eps=eps)[0]
+
+
+@derived
+def layer_norm_with_statistics(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    axes: int | Sequence[int] = -1,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`layer_norm`, with the mean and the reciprocal deviation (reduced axes kept with length one)."""
+    normal, mean, rstd = standardize(x, axes=axes, eps=eps)
+    shape = tuple(x.shape[a] for a in _positive_axes(axes, x.ndim))
+    return _affine(normal, weight, bias, shape), mean, rstd
+
+
+@derived
+def rms_norm(
+    x: Tensor, weight: Tensor | None = None, *, axes: int | Sequence[int] = -1, eps: float = 1e-6
+) -> Tensor:
+    """Divide by the root mean square over the trailing ``axes``, then scale with the weight of their shape."""
+    normal, _ = scale_to_unit(x, axes=axes, eps=eps)
+    return _affine(normal, weight, None, tuple(x.shape[a] for a in _positive_axes(axes, x.ndim)))
+
+
+@derived
+def batch_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    mean: Tensor | None = None,
+    var: Tensor | None = None,
+    *,
+    training: bool = True,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Standardise each channel of ``x`` (batch, channels, *spatial), then scale and shift it.
+
+    Over the batch's own statistics when ``training`` (or when no ``mean`` and ``var`` are given), else over the given
+    ones, (channels,). Running statistics are the caller's to update.
+    """
+    return batch_norm_with_statistics(x, weight, bias, mean, var, training=training, eps=eps)[0]
+
+
+@derived
+def batch_norm_with_statistics(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    mean: Tensor | None = None,
+    var: Tensor | None = None,
+    *,
+    training: bool = True,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`batch_norm`, with the mean and the reciprocal deviation that it used, both (channels,)."""
+    shape = _per_channel(x)
+    if training or mean is None or var is None:
+        axes = (0, *range(2, x.ndim))
+        normal, batch_mean, rstd = standardize(x, axes=axes, eps=eps)
+        return _affine(normal, weight, bias, shape), batch_mean.reshape(shape[:1]), rstd.reshape(shape[:1])
+    rstd = (var + eps) ** -0.5
+    scale = rstd if weight is None else rstd * weight
+    shift = -(mean * scale) if bias is None else bias - mean * scale
+    return scale_shift(x, scale.reshape(shape), shift.reshape(shape)), mean, rstd
+
+
+@derived
+def group_norm(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Standardise ``groups`` runs of channels of ``x`` (batch, channels, *spatial) per sample, then scale and shift
+    each channel."""
+    return group_norm_with_statistics(x, groups, weight, bias, eps=eps)[0]
+
+
+@derived
+def group_norm_with_statistics(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`group_norm`, with the mean and the reciprocal deviation, both (batch, groups)."""
+    per_group = math.prod(x.shape[1:]) // groups
+    grouped = x.reshape(x.shape[0], groups, per_group)
+    normal, mean, rstd = standardize(grouped, axes=(2,), eps=eps)
+    statistics = (x.shape[0], groups)
+    result = _affine(normal.reshape(x.shape), weight, bias, _per_channel(x))
+    return result, mean.reshape(statistics), rstd.reshape(statistics)

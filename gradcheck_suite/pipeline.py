@@ -1,0 +1,221 @@
+"""``check_gradients``: capture, trace, witnesses, verdicts, findings, report, in this order."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import report as _formats  # announces the output formats to Report.save and str(report)
+from ._version import __version__
+from .assembly import assemble
+from .capture.drawing import draw_graph
+from .capture.inputs import prepare, resolve_inputs
+from .capture.state import preserved, rng_frozen
+from .declare import declared_surrogates
+from .errors import ConfigurationError, ModelError
+from .evidence import Report
+from .witnesses.engine import check_node, check_sums
+from .witnesses.finite_difference import finite_difference
+from .witnesses.replay import check_replay
+from .witnesses.torch_reverse import record_reverse
+
+__all__ = ["check_gradients"]
+
+_ = _formats
+
+
+class _Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.stages[stage] = self.stages.get(stage, 0.0) + now - self._start
+        self._start = now
+
+
+def check_gradients(
+    model_or_function: Callable[..., Any],
+    inputs: Any = None,
+    *,
+    kwargs: dict[str, Any] | None = None,
+    loss: Callable[[Any], Any] | None = None,
+    wrt: str | Sequence[str] | None = None,
+    order: int = 1,
+    forward_mode: bool = False,
+    devices: Sequence[str] | None = None,
+    backends: Sequence[str] = ("eager",),
+    surrogates: Iterable[type] = (),
+    ignore: Iterable[str] = (),
+    tolerance: None = None,
+    budget: float | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Report:
+    """Verify every element of every gradient of a model or function.
+
+    The model runs once as it is, in its own dtype and on its own device. Each autograd node's backward is compared with
+    the engine's, each sum in between is checked, the whole recording is replayed in the engine from the leaves, and
+    directional finite differences look at the function itself. The model, its inputs and the process are left as they
+    were, also after an exception.
+
+    Args:
+        model_or_function: an ``nn.Module`` or any callable on tensors.
+        inputs: a tensor, tuple, dict or pytree, a callable ``(rng) -> inputs``, or None to infer them.
+        kwargs: further keyword arguments of the call.
+        loss: applied to the output; default: a random projection of every differentiable output.
+        wrt: names (or patterns) of the parameters and inputs to look at; default: all that the backward reaches.
+        surrogates: Functions whose backward is intentionally not the derivative.
+        ignore: rules to silence, by code or name.
+        budget: seconds that the optional witnesses may take.
+        seed: of everything random; the model's own random numbers are drawn from it as well.
+        order, forward_mode, devices, backends, tolerance, progress: only their default values are understood by this
+            version; another one is refused, never silently ignored.
+
+    Returns:
+        The report; ``report.ok`` and ``report.raise_for_findings()`` sum it up.
+
+    Raises:
+        InputError: the inputs cannot be used or inferred.
+        ModelError: the model is not callable, or it (or the loss) raised.
+        NothingToVerifyError: no differentiable output, or nothing requires grad.
+        ConfigurationError: a setting is not understood.
+    """
+    _refuse_unknown(order, forward_mode, devices, backends, tolerance, progress)
+    if not callable(model_or_function):
+        raise ModelError(
+            f"checking gradients failed: the model is {type(model_or_function).__name__}, which cannot be called. "
+            "A check calls it as model(*inputs). Pass an nn.Module or a function."
+        )
+    clock = _Clock()
+    model = model_or_function
+    patterns = [wrt] if isinstance(wrt, str) else wrt
+    with preserved(model, inputs, kwargs) as start, declared_surrogates(surrogates):
+        call = resolve_inputs(model, inputs, kwargs, seed)
+        start.restore()
+        prepared = prepare(call, model)
+        parameters, buffers, modules = _tensors_of(model)
+        named = {**parameters, **prepared.leaves}
+        clock.lap("inputs")
+        with rng_frozen(seed):
+            run = record_reverse(
+                model,
+                prepared.args,
+                prepared.kwargs,
+                named_leaves=named,
+                buffers=buffers,
+                modules=modules,
+                loss=loss,
+                wrt=patterns,
+                seed=seed,
+            )
+        clock.lap("recording")
+        trace = run.trace
+        checked = {key: check_node(n, run.probe, seed=seed) for key, n in trace.nodes.items() if key > 0 and n.ran}
+        sums = check_sums(trace, trace.leaf_gradients)
+        clock.lap("node by node")
+        replay = check_replay(trace, seed=seed)
+        clock.lap("replay")
+        dot = draw_graph([t for _, t in run.outputs], run.leaves, run.autograd_nodes)
+        clock.lap("drawing")
+        start.restore()
+        difference = finite_difference(
+            model,
+            prepared,
+            run.leaves,
+            [(path, cotangent) for (path, _), cotangent in zip(run.outputs, run.cotangents)],
+            loss=loss,
+            budget=budget,
+            seed=seed,
+        )
+        clock.lap("finite differences")
+        report = assemble(
+            title=_title(model),
+            run=run,
+            parameters=parameters,
+            checked=checked,
+            sums=sums,
+            replay=replay,
+            difference=difference,
+            graph_dot=dot,
+            notes=(*prepared.notes, _loss_note(loss, [path for path, _ in run.outputs]), *difference.notes),
+            environment=_environment(run.leaves, seed),
+            timings=clock.stages,
+            ignore=tuple(ignore),
+        )
+    return report
+
+
+def _refuse_unknown(
+    order: int,
+    forward_mode: bool,
+    devices: Sequence[str] | None,
+    backends: Sequence[str],
+    tolerance: object,
+    progress: object,
+) -> None:
+    settings: list[tuple[str, object, bool]] = [
+        ("order", order, order == 1),
+        ("forward_mode", forward_mode, not forward_mode),
+        ("devices", devices, devices is None),
+        ("backends", backends, tuple(backends) == ("eager",)),
+        ("tolerance", tolerance, tolerance is None),
+        ("progress", progress, progress in (None, False)),
+    ]
+    for name, value, known in settings:
+        if not known:
+            raise ConfigurationError(
+                f"checking gradients failed: {name}={value!r} is not understood by version {__version__}. "
+                "A check that silently did something else would be worse. Leave it out."
+            )
+
+
+def _tensors_of(
+    model: Callable[..., Any],
+) -> tuple[dict[str, torch.Tensor], list[torch.Tensor], list[torch.nn.Module]]:
+    """Parameters by name, buffers, and the modules behind a callable (a module, a bound method, a partial)."""
+    module = model
+    while not isinstance(module, torch.nn.Module):
+        inner = getattr(module, "__self__", None) or getattr(module, "func", None)
+        if inner is None:
+            return {}, [], []
+        module = inner
+    parameters: dict[str, torch.Tensor] = dict(module.named_parameters())
+    return parameters, list(module.buffers()), [module]
+
+
+def _title(model: Callable[..., Any]) -> str:
+    if isinstance(model, torch.nn.Module):
+        return type(model).__name__
+    return getattr(model, "__qualname__", None) or type(model).__name__
+
+
+def _loss_note(loss: Callable[[Any], Any] | None, outputs: Sequence[str]) -> str:
+    shown = ", ".join(outputs[:4]) + (f" and {len(outputs) - 4} more" if len(outputs) > 4 else "")
+    if loss is not None:
+        return f"loss: {getattr(loss, '__qualname__', type(loss).__name__)} ({shown})"
+    return f"loss: a random projection of every differentiable output ({shown})"
+
+
+def _environment(leaves: dict[str, torch.Tensor], seed: int) -> dict[str, str]:
+    dtypes = sorted({str(t.dtype).removeprefix("torch.") for t in leaves.values()})
+    devices = sorted({str(t.device) for t in leaves.values()})
+    return {
+        "gradcheck_suite": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "dtype": ", ".join(dtypes),
+        "device": ", ".join(devices),
+        "seed": str(seed),
+        "threads": str(torch.get_num_threads()),
+    }

@@ -1,0 +1,11 @@
+"""A trace run through the engine: node by node with torch's own values, and free-running from the leaves.
+
+No torch here, and no judgement: what comes out is compared elsewhere.
+"""
+
+from __future__ import annotations
+
+from .free import FreeRun, run_free
+from .local import LocalGradients, Unexplained, local_gradients
+
+__all__ = ["FreeRun", "LocalGradients", "Unexplained", "local_gradients", "run_free"]

@@ -1,0 +1,200 @@
+"""The whole trace run through the engine from its leaves: forward and backward, no value taken from torch in between.
+
+Integer results, random numbers and discrete decisions are taken as recorded, so that the engine walks the same branch.
+Where autograd does not track a tensor (``detach``, ``no_grad``), the engine cuts too: this witness answers "is the
+recorded graph's gradient right end to end", not "is the graph the function".
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..engine import Tensor
+from ..engine import grad as engine_grad
+from ..engine import perturbed
+from ..evidence import Array, OpRecord, TensorRef, Trace
+from .memory import Memory, is_differentiable, to_engine_array
+from .operations import NoMeaningError, compute, floating_outputs, moves_memory_only
+
+__all__ = ["FreeRun", "run_free"]
+
+
+@dataclass
+class FreeRun:
+    """What the engine computed.
+
+    Attributes:
+        gradients: by leaf name; None where the engine saw no path.
+        outputs: one value per root, or None.
+        missing: operations on the gradient path that the engine could not compute, with the reason; when there are
+            any, gradients are not to be trusted.
+        operations: how many operations the engine ran.
+    """
+
+    gradients: dict[str, Array | None]
+    outputs: list[Array | None]
+    missing: dict[str, str] = field(default_factory=dict)
+    operations: int = 0
+
+
+class _Runner:
+    def __init__(self, trace: Trace, eps: float | None, rng: np.random.Generator) -> None:
+        self.trace = trace
+        self.eps = eps
+        self.rng = rng
+        self.memory = Memory()
+        self.leaves: dict[int, list[Tensor]] = {}
+        self.at_epoch: dict[tuple[int, int, int, Any], Tensor] = {}
+        self.by_edge: dict[tuple[int, int], Any] = {}
+        self.missing: dict[str, str] = {}
+        self.operations = 0
+        self.function: int | None = None
+
+    def leaf(self, ref: TensorRef) -> Tensor:
+        """The engine's leaf for a tensor that torch treats as one, with its contents at this time."""
+        assert ref.edge is not None
+        key = (ref.edge[0], ref.storage, ref.epoch, ref.geometry)
+        known = self.at_epoch.get(key)
+        if known is None:
+            content = self.memory.read(ref)
+            data = content.data if isinstance(content, Tensor) else np.asarray(content)
+            if self.eps is not None:
+                data = data * (1.0 + self.eps * self.rng.uniform(-1.0, 1.0, data.shape))
+            known = self.at_epoch[key] = Tensor(data, requires_grad=True)
+            self.leaves.setdefault(ref.edge[0], []).append(known)
+            self.memory.bind(ref, known)
+        return known
+
+    def read(self, ref: TensorRef) -> Any:
+        if not is_differentiable(ref.dtype):
+            return to_engine_array(ref)
+        if self.function is not None:
+            return self.memory.read(ref)
+        if ref.edge is None:
+            value = self.memory.read(ref)
+            return value.detach() if isinstance(value, Tensor) and value.requires_grad else value
+        if ref.edge[0] < 0:
+            return self.leaf(ref)
+        value = self.memory.read(ref)
+        if isinstance(value, Tensor) and not value.requires_grad:
+            # Same memory, but this tensor object carries history (a detached twin was read before).
+            tracked = self.by_edge.get(ref.edge)
+            if tracked is None:
+                self.missing.setdefault(
+                    f"edge {ref.edge}", f"a {ref.describe()} tensor that autograd tracks was not made by recorded operations"
+                )
+            elif tracked.shape == value.shape:
+                return tracked
+        return value
+
+    def run(self) -> None:
+        for op in self.trace.ops:
+            if op.phase == "forward":
+                self.step(op)
+
+    def step(self, op: OpRecord) -> None:
+        if op.function is not None:
+            if self.function != op.function.number:
+                self._enter_function(op)
+        else:
+            self.function = None
+        if moves_memory_only(op):
+            return
+        outputs = floating_outputs(op)
+        written = [after for _, after in op.written]
+        tracked = any(ref.edge is not None for ref in [*outputs, *written]) or self.function is not None
+        if not outputs and not any(is_differentiable(ref.dtype) for ref in written):
+            return
+        try:
+            results = compute(op, self.read)
+            self.operations += 1
+        except NoMeaningError as error:
+            if tracked:
+                self.missing.setdefault(op.name, str(error))
+            results = [(ref, Tensor(to_engine_array(ref))) for ref in [*outputs, *written]]
+        self._store(op, results)
+
+    def _enter_function(self, op: OpRecord) -> None:
+        """Bind what autograd tracks, so that reads by memory inside the forward are connected."""
+        self.function = None
+        for other in self.trace.ops[op.index :]:
+            if other.function is not op.function:
+                break
+            for ref in _tensors((other.args, tuple(other.kwargs.values()))):
+                if ref.edge is not None and ref.edge[0] < 0:
+                    self.leaf(ref)
+        assert op.function is not None
+        self.function = op.function.number
+
+    def _store(self, op: OpRecord, results: list[tuple[TensorRef, Any]]) -> None:
+        written = {id(after) for _, after in op.written}
+        inputs = {ref.storage for ref in _tensors((op.args, tuple(op.kwargs.values())))}
+        for ref, value in results:
+            if self.function is None and ref.edge is None and isinstance(value, Tensor) and value.requires_grad:
+                value = value.detach()
+            if id(ref) in written:
+                self.memory.write(ref, value)
+            elif ref.storage in inputs:
+                shared = value
+                if isinstance(value, Tensor) and ref.edge is None and self.function is None:
+                    # A detached view: windows of this memory keep their history, this tensor object does not.
+                    continue
+                self.memory.bind(ref, shared)
+            else:
+                self.memory.forget(ref.storage)
+                self.memory.bind(ref, value)
+            if ref.edge is not None:
+                self.by_edge[ref.edge] = value
+
+
+def _tensors(values: Any) -> list[TensorRef]:
+    found: list[TensorRef] = []
+    for value in values:
+        if isinstance(value, TensorRef):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found.extend(_tensors(value))
+        elif isinstance(value, dict):
+            found.extend(_tensors(value.values()))
+    return found
+
+
+def run_free(trace: Trace, *, eps: float | None = None, seed: int = 0) -> FreeRun:
+    """Run the trace in the engine.
+
+    Args:
+        trace: forward and backward as recorded.
+        eps: run in Monte-Carlo arithmetic with this relative error instead (for measuring sensitivity).
+        seed: of the perturbations.
+    """
+    rng = np.random.default_rng(seed)
+    noisy: AbstractContextManager[None] = nullcontext() if eps is None else perturbed(eps, rng)
+    runner = _Runner(trace, eps, rng)
+    with np.errstate(all="ignore"), noisy:
+        runner.run()
+        heads, cotangents, outputs = [], [], []
+        for root in trace.roots:
+            value = runner.by_edge.get((root.node, root.slot))
+            if not isinstance(value, Tensor) and root.value is not None:
+                value = runner.memory.read(root.value)
+            outputs.append(value.data if isinstance(value, Tensor) else None)
+            if isinstance(value, Tensor) and value.requires_grad:
+                heads.append(value)
+                cotangent = root.cotangent.array()
+                kind = np.complex128 if value.dtype.kind == "c" else np.float64
+                cotangents.append(Tensor(cotangent.astype(kind, copy=False)))
+        wanted = [(name, leaf) for name, key in trace.leaves.items() for leaf in runner.leaves.get(key, [])]
+        found: tuple[Tensor | None, ...] = (None,) * len(wanted)
+        if heads and wanted:
+            found = engine_grad(heads, [leaf for _, leaf in wanted], cotangents, allow_unused=True)
+    gradients: dict[str, Array | None] = dict.fromkeys(trace.leaves)
+    for (name, _), gradient in zip(wanted, found):
+        if gradient is None:
+            continue
+        known = gradients[name]
+        gradients[name] = gradient.data if known is None else known + gradient.data
+    return FreeRun(gradients, outputs, runner.missing, runner.operations)

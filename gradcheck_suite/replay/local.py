@@ -1,0 +1,412 @@
+"""What one autograd node should return, computed by the engine from the values torch really had.
+
+Each node is looked at alone: the inputs of its forward operation and the cotangent that torch delivered go in, the
+gradients of its inputs come out. Nothing accumulates over the graph, so a disagreement is this node's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..engine import Tensor
+from ..engine import grad as engine_grad
+from ..engine import perturbed
+from ..evidence import Array, ArraySource, NodeRecord, OpRecord, TensorRef
+from .memory import Memory, is_differentiable, to_engine_array
+from .operations import NoMeaningError, compute, moves_memory_only
+
+__all__ = ["LocalDifference", "LocalGradients", "Unexplained", "local_gradients"]
+
+
+class Unexplained(Exception):
+    """The engine cannot say what this node should return; the message says why."""
+
+
+@dataclass(frozen=True)
+class LocalDifference:
+    """A finite difference of one node's forward along one element of one input.
+
+    Attributes:
+        value: the central estimate.
+        error: its own error estimate.
+        left, right: one-sided slopes; far apart at a kink.
+    """
+
+    value: float
+    error: float
+    left: float
+    right: float
+
+
+@dataclass
+class LocalGradients:
+    """What a node should return.
+
+    Attributes:
+        gradients: per group, the expected gradient (float64/complex128).
+        groups: per group, the positions of the edges whose gradients are to be added up before comparing; a single
+            position except where one tensor went into a custom Function several times.
+        outputs: per slot, the engine's value of the forward result, or None.
+        noise: measures the elementwise noise of the gradient of one group for a relative eps.
+        output_noise: the same for the forward value of one slot.
+        difference: a finite difference of the forward along (group, index of an element, unit), where the unit is
+            1 or, for complex inputs, 1j.
+        how: ``"meaning"``.
+    """
+
+    gradients: list[Array]
+    groups: list[tuple[int, ...]]
+    outputs: list[Array | None]
+    noise: Callable[[int, float], Array]
+    output_noise: Callable[[int, float], Array]
+    difference: Callable[[int, tuple[int, ...], complex], LocalDifference | None]
+    how: str = "meaning"
+
+
+def local_gradients(
+    node: NodeRecord, cotangents: Sequence[ArraySource | None], *, seed: int = 0
+) -> LocalGradients:
+    """The gradients that ``node`` owes for these cotangents.
+
+    Raises:
+        Unexplained: with the reason.
+    """
+    if node.role == "unknown" or not node.ops:
+        raise Unexplained(f"no recorded operation explains {node.name}")
+    groups = _groups(node)
+    weights = [None if c is None else _as_engine(c.array()) for c in cotangents]
+    grads, outputs = _evaluate(node, groups, weights, None, None)
+    rng = np.random.default_rng(seed)
+    samples: dict[float, list[tuple[list[Array], list[Array | None]]]] = {}
+
+    def sampled(eps: float) -> list[tuple[list[Array], list[Array | None]]]:
+        known = samples.get(eps)
+        if known is None:
+            known = samples[eps] = [_evaluate(node, groups, weights, eps, rng) for _ in range(2)]
+        return known
+
+    def noise(group: int, eps: float) -> Array:
+        return _spread([g[group] for g, _ in sampled(eps)], grads[group])
+
+    def output_noise(slot: int, eps: float) -> Array:
+        exact = outputs[slot]
+        assert exact is not None
+        return _spread([np.asarray(o[slot]) for _, o in sampled(eps)], exact)
+
+    def difference(group: int, index: tuple[int, ...], unit: complex) -> LocalDifference | None:
+        return _difference(node, groups, weights, group, index, unit)
+
+    return LocalGradients(grads, groups, outputs, noise, output_noise, difference)
+
+
+def _spread(samples: list[Array], exact: Array) -> Array:
+    spread = np.zeros(exact.shape)
+    for sample in samples:
+        spread = np.maximum(spread, np.abs(sample - exact))
+    finite = spread[np.isfinite(spread)]
+    # Two samples of one element may both be small by chance; its neighbours tell what is usual.
+    typical = float(np.sqrt(np.mean(np.square(finite)))) if finite.size else 0.0
+    return np.maximum(spread, typical)
+
+
+def _difference(
+    node: NodeRecord,
+    groups: list[tuple[int, ...]],
+    weights: Sequence[Array | None],
+    group: int,
+    index: tuple[int, ...],
+    unit: complex,
+) -> LocalDifference | None:
+    """Central differences of <cotangent, forward> along one element, on four step sizes with Richardson.
+
+    None when the forward has no finite value near the point.
+    """
+    ref = node.inputs[groups[group][0]]
+    if ref is None:
+        return None
+    base = to_engine_array(ref)
+    if unit != 1 and base.dtype.kind != "c":
+        return None
+    typical = float(np.sqrt(np.mean(np.abs(base) ** 2))) if base.size else 0.0
+    scale = max(abs(complex(base[index])), 0.1 * typical, 1e-8)
+    centre = _projected(node, groups, weights, group, base)
+    estimates: list[tuple[float, float, float, float]] = []
+    for exponent in (3, 4, 5, 6):
+        h = scale * 10.0**-exponent
+        values = []
+        for sign in (1.0, -1.0):
+            moved = base.copy()
+            moved[index] += sign * h * (unit if base.dtype.kind == "c" else 1.0)
+            values.append(_projected(node, groups, weights, group, moved))
+        if not np.isfinite([*values, centre]).all():
+            continue
+        rounding = 4 * np.finfo(np.float64).eps * max(abs(values[0]), abs(values[1]), abs(centre)) / h
+        estimates.append(((values[0] - values[1]) / (2 * h), rounding, (centre - values[1]) / h, (values[0] - centre) / h))
+    if len(estimates) < 2:
+        return None
+    best: LocalDifference | None = None
+    for coarse, fine in zip(estimates, estimates[1:]):
+        value = (100.0 * fine[0] - coarse[0]) / 99.0
+        error = abs(fine[0] - coarse[0]) / 10.0 + fine[1]
+        if best is None or error < best.error:
+            best = LocalDifference(value, error, fine[2], fine[3])
+    return best
+
+
+def _projected(
+    node: NodeRecord, groups: list[tuple[int, ...]], weights: Sequence[Array | None], group: int, value: Array
+) -> float:
+    """<cotangent, forward> with one input replaced."""
+    leaves: dict[int, Tensor] = {}
+    for number, positions in enumerate(groups):
+        ref = node.inputs[positions[0]]
+        if ref is None:
+            continue
+        leaf = Tensor(value if number == group else to_engine_array(ref))
+        for position in positions:
+            leaves[position] = leaf
+    total = 0.0
+    with np.errstate(all="ignore"):
+        for slot, output in enumerate(_forward(node, leaves, None, None)):
+            weight = weights[slot] if slot < len(weights) else None
+            if weight is not None and isinstance(output, Tensor):
+                total += float(np.real(np.vdot(weight, output.data)))
+    return total
+
+
+def _groups(node: NodeRecord) -> list[tuple[int, ...]]:
+    if node.role != "function":
+        return [(i,) for i, edge in enumerate(node.edges) if edge is not None]
+    by_edge: dict[tuple[int, int], list[int]] = {}
+    for i, edge in enumerate(node.edges):
+        if edge is not None:
+            by_edge.setdefault((edge.node, edge.slot), []).append(i)
+    return [tuple(positions) for positions in by_edge.values()]
+
+
+def _as_engine(array: Array) -> Array:
+    if array.dtype.kind == "c":
+        return array.astype(np.complex128, copy=False)
+    return array.astype(np.float64, copy=False)
+
+
+def _jitter(array: Array, eps: float | None, rng: np.random.Generator | None) -> Array:
+    if eps is None or rng is None:
+        return array
+    noisy = array * (1.0 + eps * rng.uniform(-1.0, 1.0, array.shape))
+    return np.asarray(noisy)
+
+
+def _evaluate(
+    node: NodeRecord,
+    groups: list[tuple[int, ...]],
+    weights: Sequence[Array | None],
+    eps: float | None,
+    rng: np.random.Generator | None,
+) -> tuple[list[Array], list[Array | None]]:
+    """Run the node's operations and their VJP in the engine, optionally in Monte-Carlo arithmetic."""
+    noisy: AbstractContextManager[None] = nullcontext()
+    if eps is not None and rng is not None:
+        noisy = perturbed(eps, rng)
+    with np.errstate(all="ignore"), noisy:
+        leaves: list[Tensor | None] = []
+        of_position: dict[int, Tensor] = {}
+        for group in groups:
+            ref = node.inputs[group[0]] if group[0] < len(node.inputs) else None
+            if ref is None:
+                leaves.append(None)
+                continue
+            leaf = Tensor(_jitter(to_engine_array(ref), eps, rng), requires_grad=True)
+            leaves.append(leaf)
+            for position in group:
+                of_position[position] = leaf
+        outputs = _forward(node, of_position, eps, rng)
+        gradients = _pull_back(node, groups, leaves, outputs, weights, eps, rng)
+    values = [o.data if isinstance(o, Tensor) else None for o in outputs]
+    return gradients, values
+
+
+def _pull_back(
+    node: NodeRecord,
+    groups: list[tuple[int, ...]],
+    leaves: list[Tensor | None],
+    outputs: list[Any],
+    weights: Sequence[Array | None],
+    eps: float | None,
+    rng: np.random.Generator | None,
+) -> list[Array]:
+    heads, cotangents = [], []
+    for slot, output in enumerate(outputs):
+        weight = weights[slot] if slot < len(weights) else None
+        if weight is None or not isinstance(output, Tensor) or not output.requires_grad:
+            continue
+        if weight.shape != output.shape:
+            raise Unexplained(
+                f"the cotangent of {node.name} has shape {list(weight.shape)} and its output {list(output.shape)}"
+            )
+        heads.append(output)
+        weight = _jitter(weight, eps, rng)
+        if output.dtype.kind == "c":
+            weight = weight.astype(np.complex128, copy=False)
+        elif weight.dtype.kind == "c":
+            weight = np.ascontiguousarray(weight.real)
+        cotangents.append(Tensor(weight))
+    wanted = [leaf for leaf in leaves if leaf is not None]
+    found: tuple[Tensor | None, ...] = (None,) * len(wanted)
+    if heads and wanted:
+        found = engine_grad(heads, wanted, cotangents, allow_unused=True)
+    by_leaf = {id(leaf): g for leaf, g in zip(wanted, found)}
+    gradients = []
+    for group, leaf in zip(groups, leaves):
+        if leaf is None:
+            gradients.append(_zeros_for(node, group))
+            continue
+        gradient = by_leaf[id(leaf)]
+        gradients.append(np.zeros(leaf.shape, leaf.dtype) if gradient is None else gradient.data)
+    return gradients
+
+
+def _zeros_for(node: NodeRecord, group: tuple[int, ...]) -> Array:
+    """The gradient of an input that no recorded operation of the forward used: zero, in the shape returned."""
+    if node.role != "function":
+        raise Unexplained(f"argument {group[0]} of {node.name} could not be matched with a recorded value")
+    for position in group:
+        source = node.gradients[position] if position < len(node.gradients) else None
+        if source is not None:
+            return np.zeros(source.array().shape)
+    return np.zeros(())
+
+
+def _forward(
+    node: NodeRecord, leaves: dict[int, Tensor], eps: float | None, rng: np.random.Generator | None
+) -> list[Any]:
+    if node.role == "op" and len(node.ops) == 1 and not moves_memory_only(node.ops[0]):
+        return _single(node, node.ops[0], leaves, eps, rng)
+    memory = Memory()
+    if node.role == "view-of-written":
+        base, view = node.base, node.outputs[0]
+        if base is None or view is None:
+            raise Unexplained(f"the base that {node.name} reads was not recorded")
+        memory.bind(base, leaves[0])
+        return [memory.read(view)]
+    bound: set[tuple[int, Any]] = set()
+    if node.role == "write-through-view" and node.base is not None and 0 not in leaves:
+        memory.bind(node.base, Tensor(to_engine_array(node.base)))
+    for position, leaf in sorted(leaves.items()):
+        ref = node.inputs[position]
+        if ref is not None and (ref.storage, ref.geometry) not in bound:
+            bound.add((ref.storage, ref.geometry))
+            memory.bind(ref, leaf)
+    if node.role == "function":
+        _refuse_opaque(node, leaves)
+    produced: dict[tuple[int, int], Any] = {}
+    for op in node.ops:
+        _execute(op, memory, produced)
+    outputs = []
+    for slot in range(max(len(node.cotangents), len(node.outputs))):
+        ref = node.outputs[slot] if slot < len(node.outputs) else None
+        if ref is None:
+            outputs.append(None)
+            continue
+        value = produced.get((node.key, slot))
+        if value is None:
+            before = len(memory.constants)
+            value = memory.read(ref)
+            if len(memory.constants) > before and node.role == "function":
+                raise Unexplained(
+                    f"output {slot} of {node.name} was not made by recorded operations (NumPy, C++ or a Python number "
+                    "in between), so its forward cannot be differentiated"
+                )
+        outputs.append(value)
+    return outputs
+
+
+def _refuse_opaque(node: NodeRecord, leaves: dict[int, Tensor]) -> None:
+    """A forward through which values flow outside recorded operations cannot be differentiated by replaying it."""
+    own = {ref.storage for ref in node.inputs if ref is not None}
+    for op in node.ops:
+        if op.name == "aten::_local_scalar_dense":
+            ref = op.args[0]
+            if isinstance(ref, TensorRef) and is_differentiable(ref.dtype):
+                raise Unexplained(
+                    f"the forward of {node.name} reads a tensor as a Python number, so values flow around the "
+                    "recorded operations"
+                )
+        for ref in _tensor_args(op):
+            if not ref.known and ref.storage not in own and is_differentiable(ref.dtype):
+                raise Unexplained(
+                    f"the forward of {node.name} uses a {ref.describe()} tensor whose origin was not recorded (NumPy, "
+                    "C++ or made before the run), so values may flow around the recorded operations"
+                )
+
+
+def _tensor_args(op: OpRecord) -> list[TensorRef]:
+    found: list[TensorRef] = []
+
+    def collect(values: Any) -> None:
+        for value in values:
+            if isinstance(value, TensorRef):
+                found.append(value)
+            elif isinstance(value, list | tuple):
+                collect(value)
+
+    collect(op.args)
+    collect(tuple(op.kwargs.values()))
+    return found
+
+
+def _single(
+    node: NodeRecord, op: OpRecord, leaves: dict[int, Tensor], eps: float | None, rng: np.random.Generator | None
+) -> list[Any]:
+    """The common case: one operation, its arguments straight from the record."""
+    by_ref = {id(node.inputs[position]): leaf for position, leaf in leaves.items()}
+
+    def read(ref: TensorRef) -> Any:
+        leaf = by_ref.get(id(ref))
+        if leaf is not None:
+            return leaf
+        array = to_engine_array(ref)
+        return Tensor(_jitter(array, eps, rng)) if array.dtype.kind in "fc" else array
+
+    try:
+        results = compute(op, read)
+    except NoMeaningError as error:
+        raise Unexplained(str(error)) from error
+    outputs: list[Any] = []
+    for slot in range(max(len(node.cotangents), 1)):
+        wanted = node.outputs[slot] if slot < len(node.outputs) else None
+        outputs.append(_of_slot(results, node.key, slot, wanted))
+    return outputs
+
+
+def _of_slot(results: list[tuple[TensorRef, Any]], key: int, slot: int, wanted: TensorRef | None) -> Any:
+    for ref, value in results:
+        if ref is wanted or ref.edge == (key, slot):
+            return value
+    return None
+
+
+def _execute(op: OpRecord, memory: Memory, produced: dict[tuple[int, int], Any]) -> None:
+    if moves_memory_only(op):
+        return
+    try:
+        results = compute(op, memory.read)
+    except NoMeaningError as error:
+        raise Unexplained(str(error)) from error
+    written = {id(after) for _, after in op.written}
+    inputs = {ref.storage for ref in _tensor_args(op)}
+    for ref, value in results:
+        if id(ref) in written:
+            memory.write(ref, value)
+        elif ref.storage in inputs:
+            memory.bind(ref, value)
+        else:
+            memory.forget(ref.storage)
+            memory.bind(ref, value)
+        if ref.edge is not None:
+            produced[ref.edge] = value

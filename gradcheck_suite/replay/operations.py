@@ -1,0 +1,131 @@
+"""One recorded operation, computed by the engine from its meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..aten import RECORDED, MeaningUnavailableError, lookup
+from ..engine import Tensor
+from ..engine import ops as e
+from ..errors import GradcheckError
+from ..evidence import OpRecord, TensorRef
+from .memory import is_differentiable, to_engine_array
+
+__all__ = ["NoMeaningError", "compute", "floating_outputs", "moves_memory_only"]
+
+Read = Callable[[TensorRef], Any]
+
+# These only change how memory is looked at; their result is read from memory by its geometry.
+_BY_GEOMETRY = frozenset(
+    {"aten::as_strided", "aten::as_strided_", "aten::set_.source_Tensor", "aten::set_.source_Storage", "aten::resize_"}
+)
+
+
+class NoMeaningError(GradcheckError):
+    """The engine does not know what an operation means, or not for these arguments."""
+
+
+def moves_memory_only(op: OpRecord) -> bool:
+    """Whether the operation is done by reading memory through its output's geometry."""
+    return op.name in _BY_GEOMETRY
+
+
+def floating_outputs(op: OpRecord) -> list[TensorRef]:
+    """The outputs that could carry a gradient."""
+    found: list[TensorRef] = []
+    _collect(op.outputs, found)
+    return [ref for ref in found if is_differentiable(ref.dtype)]
+
+
+def _collect(values: Any, found: list[TensorRef]) -> None:
+    for value in values:
+        if isinstance(value, TensorRef):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            _collect(value, found)
+
+
+def _resolve(value: Any, read: Read) -> Any:
+    if isinstance(value, TensorRef):
+        return read(value)
+    if isinstance(value, list | tuple):
+        return [_resolve(item, read) for item in value]
+    if isinstance(value, Mapping):
+        return {k: _resolve(v, read) for k, v in value.items()}
+    return value
+
+
+def compute(op: OpRecord, read: Read) -> list[tuple[TensorRef, Any]]:
+    """The engine's value of everything the operation produced or wrote.
+
+    Args:
+        op: the operation.
+        read: gives the engine value of an argument.
+
+    Returns:
+        (ref after the operation, engine value) for each tensor it produced or wrote; a value of ``RECORDED`` has been
+        replaced by torch's own result as a constant.
+
+    Raises:
+        NoMeaningError: no entry in ``aten/``, or the entry does not cover these arguments.
+    """
+    outputs: list[TensorRef] = []
+    _collect(op.outputs, outputs)
+    for _, after in op.written:
+        if not any(o is after for o in outputs):
+            outputs.append(after)
+    if not any(is_differentiable(ref.dtype) for ref in outputs):
+        return [(ref, to_engine_array(ref)) for ref in outputs]
+    found = lookup(op.name)
+    if found is None:
+        if op.random:
+            return [(ref, _constant(ref)) for ref in outputs]
+        raise NoMeaningError(f"{op.name} has no meaning in the engine yet")
+    args = [_resolve(a, read) for a in op.args]
+    kwargs = {k: _resolve(v, read) for k, v in op.kwargs.items()}
+    if found.mode == "out":
+        for name in [k for k, v in op.kwargs.items() if any(before is v for before, _ in op.written)]:
+            kwargs.pop(name)
+    if found.uses_outputs:
+        flat: list[TensorRef] = []
+        _collect(op.outputs, flat)
+        kwargs["recorded"] = tuple(to_engine_array(ref) for ref in flat)
+    try:
+        with np.errstate(all="ignore"):
+            result = found.function(*args, **kwargs)
+    except MeaningUnavailableError as error:
+        raise NoMeaningError(f"{op.name}: {error}") from error
+    if found.mode == "functional":
+        targets = []
+        _collect(op.outputs, targets)
+    else:
+        targets = [after for _, after in op.written]
+    values = list(result) if isinstance(result, list | tuple) else [result]
+    if len(values) != len(targets):
+        raise NoMeaningError(f"{op.name}: its meaning gave {len(values)} results where torch gave {len(targets)}")
+    return [(ref, _fit(ref, value)) for ref, value in zip(targets, values)]
+
+
+def _constant(ref: TensorRef) -> Any:
+    array = to_engine_array(ref)
+    return Tensor(array) if array.dtype.kind in "fc" else array
+
+
+def _fit(ref: TensorRef, value: Any) -> Any:
+    """The value as the recorded tensor would hold it: constant if recorded, broadcast and of its kind of number."""
+    if value is RECORDED or not is_differentiable(ref.dtype):
+        return _constant(ref)
+    if not isinstance(value, Tensor):
+        value = Tensor(np.asarray(value, dtype=np.complex128 if np.iscomplexobj(value) else np.float64))
+    if value.dtype.kind not in "fc":
+        value = Tensor(value.data.astype(np.float64))
+    if value.shape != ref.shape:
+        value = e.broadcast_to(value, shape=ref.shape)
+    if ref.dtype.startswith("complex") and value.dtype.kind != "c":
+        value = e.cast(value, dtype="complex128")
+    elif not ref.dtype.startswith("complex") and value.dtype.kind == "c":
+        value = e.real(value)
+    return value

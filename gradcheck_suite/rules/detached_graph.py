@@ -1,0 +1,98 @@
+"""The output depends on a tensor that autograd thinks it does not depend on.
+
+Why: ``detach()``, ``.data``, ``.item()``, ``torch.no_grad()`` and a round trip through NumPy cut the graph. The
+    forward is right, every recorded backward is right, and still the gradient is not the derivative: a part of it
+    is missing, silently. Only changing the values and watching the output can show it.
+
+Bad::
+
+    import torch
+    from gradcheck_suite import check_gradients
+
+    class Gate(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Linear(3, 3)
+            self.value = torch.nn.Linear(3, 3)
+
+        def forward(self, x):
+            gate = self.scale(x).sigmoid().detach()  # <-
+            return gate * self.value(x)
+
+    torch.manual_seed(0)
+    report = check_gradients(Gate(), torch.randn(4, 3))
+
+Good::
+
+    import torch
+    from gradcheck_suite import check_gradients
+
+    class Gate(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Linear(3, 3)
+            self.value = torch.nn.Linear(3, 3)
+
+        def forward(self, x):
+            gate = self.scale(x).sigmoid()
+            return gate * self.value(x)
+
+    torch.manual_seed(0)
+    report = check_gradients(Gate(), torch.randn(4, 3))
+
+Misses: an intended stop-gradient is reported too, since nothing tells it from a mistake: silence it with
+    ``# gradcheck: ignore[detached-graph]`` on its line. A cut whose effect is smaller than the error of the finite
+    differences is not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..evidence import Finding, Location, Severity, Testimony
+from ..wording import listing, pair, relative_path, small
+from .registry import Rule, rule
+
+__all__ = ["DetachedGraph"]
+
+
+@rule("GC501", "detached-graph", Severity.ERROR)
+class DetachedGraph(Rule):
+    """Turns a difference between the function and its graph into a finding."""
+
+    @classmethod
+    def from_difference(
+        cls, testimony: Testimony, parameters: Sequence[str], cut: Location | None, *, module: str = ""
+    ) -> Finding:
+        """The output changes along a direction in which autograd says it does not (or less).
+
+        Args:
+            testimony: finite differences against autograd; its ``expected`` is how the output really changed.
+            parameters: names of the parameters or inputs whose gradient lacks a part.
+            cut: the line where the value left the graph, when it is known.
+        """
+        numbers = testimony.comparison
+        lines = [f"the output depends on {listing(list(parameters))} around autograd: part of the gradient is lost"]
+        if numbers is not None:
+            actual, expected = pair(numbers.actual, numbers.expected)
+            lines.append(f"change of the output along a random direction: autograd {actual}  really {expected}")
+            lines.append(f"the difference, {small(numbers.error)}, is far above its error of {small(numbers.tolerance)}")
+        if testimony.reason:
+            lines.append(testimony.reason)
+        if cut is None:
+            hint = "look for detach(), .data, .item(), no_grad() or NumPy between these values and the output"
+        else:
+            hint = (
+                f"the value leaves the graph at {relative_path(cut.file)}:{cut.line}; if that is meant, write "
+                "`# gradcheck: ignore[detached-graph]` there"
+            )
+        return cls.finding(
+            lines,
+            location=cut,
+            module=module,
+            evidence={
+                "parameters": list(parameters),
+                **({} if numbers is None else {"error": numbers.error, "tolerance": numbers.tolerance}),
+            },
+            hint=hint,
+        )

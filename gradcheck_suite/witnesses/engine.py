@@ -1,0 +1,363 @@
+"""The engine's testimony: every node's backward, and every sum in between.
+
+Two local facts are looked at. A node's returned gradients must be the VJP of the operation that it really ran. What is
+delivered to a node must be the sum of what its consumers returned. Together with the leaves they prove every element
+of every gradient, relative to the recorded graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from ..compare.tolerance import coarsest_eps, is_differentiable_dtype, judge
+from ..evidence import (
+    Array,
+    ArraySource,
+    Comparison,
+    NodeRecord,
+    NodeVerdict,
+    OpRecord,
+    Outcome,
+    TensorRef,
+    Testimony,
+    Trace,
+)
+from ..replay import LocalGradients, Unexplained, local_gradients
+
+__all__ = ["EdgeOutcomes", "check_node", "check_sums", "worst"]
+
+EdgeOutcomes = dict[int, Outcome]
+
+Probe = Callable[
+    [NodeRecord, int], "tuple[tuple[ArraySource | None, ...], tuple[ArraySource | None, ...]] | None"
+]
+
+_ORDER = {Outcome.AGREE: 0, Outcome.INCONCLUSIVE: 1, Outcome.DISAGREE: 2}
+
+
+def worst(outcomes: Sequence[Outcome]) -> Outcome:
+    """Disagree over inconclusive over agree; agree for none at all."""
+    return max(outcomes, key=_ORDER.__getitem__, default=Outcome.AGREE)
+
+
+def check_node(
+    node: NodeRecord, probe: Probe | None = None, *, seed: int = 0
+) -> tuple[NodeVerdict, EdgeOutcomes]:
+    """Is what this node returned the derivative of what it computed?
+
+    Args:
+        node: with the cotangents torch delivered and the gradients it returned.
+        probe: asks the torch node again with a random cotangent; used where the delivered one is zero, since zero
+            times anything is right.
+        seed: of perturbations and probes.
+
+    Returns:
+        The verdict, and the outcome of each returned gradient by its position.
+    """
+    testimonies: list[Testimony] = []
+    edges: EdgeOutcomes = {}
+    how = ""
+    elements = 0
+    positions = [i for i, edge in enumerate(node.edges) if edge is not None]
+    surrogate = node.function.surrogate if node.function is not None else ""
+    if surrogate:
+        testimonies.append(
+            Testimony("engine", _subject(node), Outcome.INCONCLUSIVE, reason=f"declared a surrogate: {surrogate}")
+        )
+        edges = dict.fromkeys(positions, Outcome.INCONCLUSIVE)
+        return _verdict(node, testimonies, "", 0), edges
+    cotangents, gradients = node.cotangents, node.gradients
+    remark = ""
+    if all(_is_zero(c) for c in cotangents):
+        asked = probe(node, seed) if probe is not None else None
+        if asked is None:
+            testimonies.append(
+                Testimony(
+                    "engine",
+                    _subject(node),
+                    Outcome.INCONCLUSIVE,
+                    reason="its cotangent is zero in every element, which any backward would pass",
+                )
+            )
+            return _verdict(node, testimonies, "", 0), dict.fromkeys(positions, Outcome.INCONCLUSIVE)
+        silent = [p for p in positions if p < len(gradients) and not _is_zero(gradients[p])]
+        if silent:
+            testimonies.append(
+                Testimony(
+                    "engine",
+                    _subject(node, silent[0]),
+                    Outcome.DISAGREE,
+                    reason="it returned a gradient that is not zero for a cotangent of zeros",
+                )
+            )
+            edges = {p: Outcome.DISAGREE for p in silent}
+        cotangents, gradients = asked
+        remark = "probed with a random cotangent, since the delivered one is zero"
+    try:
+        local = local_gradients(node, cotangents, seed=seed)
+    except Unexplained as error:
+        testimonies.append(Testimony("engine", _subject(node), Outcome.INCONCLUSIVE, reason=str(error)))
+        return _verdict(node, testimonies, "", 0), dict.fromkeys(positions, Outcome.INCONCLUSIVE)
+    how = local.how
+    _, dtype = coarsest_eps(_dtypes(node))
+    forward = _check_forward(node, local, dtype)
+    if forward is not None:
+        testimonies.append(forward)
+        return _verdict(node, testimonies, "", 0), dict.fromkeys(positions, Outcome.INCONCLUSIVE)
+    for number, group in enumerate(local.groups):
+        testimony = _check_group(node, local, number, gradients, cotangents, dtype, remark)
+        testimonies.append(testimony)
+        elements += testimony.comparison.elements if testimony.comparison is not None else 0
+        for position in group:
+            edges[position] = worst([testimony.outcome, edges.get(position, Outcome.AGREE)])
+    return _verdict(node, testimonies, how, elements), edges
+
+
+def _is_zero(source: ArraySource | None) -> bool:
+    return source is None or not np.any(source.array())
+
+
+def _check_forward(node: NodeRecord, local: LocalGradients, dtype: str) -> Testimony | None:
+    """None when the engine's forward values are torch's; otherwise why its gradients must not be trusted here."""
+    eps, _ = coarsest_eps([dtype])
+    for slot, value in enumerate(local.outputs):
+        ref = node.outputs[slot] if slot < len(node.outputs) else None
+        if value is None or ref is None or not is_differentiable_dtype(ref.dtype):
+            continue
+        outcome, comparison = judge(
+            value, ref.source.array(), dtype=dtype, noise=lambda slot=slot: local.output_noise(slot, eps), slack=4.0
+        )
+        if outcome is Outcome.DISAGREE:
+            return Testimony(
+                "engine",
+                f"value of output {slot} of {_name(node)}",
+                Outcome.INCONCLUSIVE,
+                comparison,
+                reason="the engine's forward value differs from torch's, so it cannot speak about the gradient",
+            )
+    return None
+
+
+def _check_group(
+    node: NodeRecord,
+    local: LocalGradients,
+    number: int,
+    gradients: Sequence[ArraySource | None],
+    cotangents: Sequence[ArraySource | None],
+    dtype: str,
+    remark: str,
+) -> Testimony:
+    group = local.groups[number]
+    expected = local.gradients[number]
+    actual = _returned(gradients, group, expected.shape)
+    ref = node.inputs[group[0]] if group[0] < len(node.inputs) else None
+    eps, _ = coarsest_eps([dtype])
+    real_input = ref is not None and not ref.dtype.startswith("complex")
+    if actual is not None and actual.dtype.kind == "c" and real_input:
+        actual = actual.real
+    outcome, comparison = judge(
+        expected,
+        actual,
+        dtype=dtype,
+        noise=lambda: local.noise(number, eps),
+        input_value=None if ref is None else (lambda: ref.source.array()),
+    )
+    subject = _subject(node, group[0])
+    if outcome is not Outcome.DISAGREE:
+        reason = remark
+        if outcome is Outcome.INCONCLUSIVE:
+            reason = "the engine has no finite value for some elements"
+        return Testimony("engine", subject, outcome, comparison, reason=reason)
+    return _second_opinion(local, number, comparison, subject, remark, nothing=actual is None)
+
+
+def _second_opinion(
+    local: LocalGradients, number: int, comparison: Comparison, subject: str, remark: str, *, nothing: bool
+) -> Testimony:
+    """Before accusing: does a finite difference of the forward, at the worst element, contradict the engine?"""
+    reason = "; ".join(r for r in (remark, "the backward returned no gradient (None)" if nothing else "") if r)
+    expected = complex(comparison.expected)
+    actual = complex(comparison.actual)
+    unit = 1j if abs((expected - actual).imag) > abs((expected - actual).real) else 1
+    try:
+        difference = local.difference(number, comparison.index, unit)
+    except Unexplained:
+        difference = None
+    if difference is None or not np.isfinite([expected.real, actual.real]).all():
+        return Testimony("engine", subject, Outcome.DISAGREE, comparison, reason=reason)
+    e, a = (expected.imag, actual.imag) if unit == 1j else (expected.real, actual.real)
+    low, high = sorted((difference.left, difference.right))
+    kink = high - low > 1e-3 * max(abs(high), abs(low)) and difference.error > 1e-6 * max(abs(high), abs(low))
+    margin = 1e-3 * max(abs(high), abs(low))
+    if kink and low - margin <= a <= high + margin:
+        return Testimony(
+            "engine",
+            subject,
+            Outcome.AGREE,
+            comparison,
+            reason=f"at a kink: torch's choice {a:.4g} lies between the one-sided slopes {low:.4g} and {high:.4g}",
+        )
+    if abs(difference.value - e) > 3 * difference.error + abs(e - a) / 2:
+        return Testimony(
+            "engine",
+            subject,
+            Outcome.INCONCLUSIVE,
+            comparison,
+            reason="the engine and a finite difference of the forward contradict each other here",
+            value=difference.value,
+        )
+    confirmed = difference.error < abs(e - a) / 4
+    return Testimony(
+        "engine", subject, Outcome.DISAGREE, comparison, reason=reason, value=difference.value if confirmed else None
+    )
+
+
+def _returned(
+    gradients: Sequence[ArraySource | None], group: Sequence[int], shape: tuple[int, ...]
+) -> Array | None:
+    """What torch returned for a group of edges, as the autograd engine passes it on.
+
+    torch sums a returned gradient down to its input's shape where it is merely broadcast; so do we.
+    """
+    total: Array | None = None
+    for position in group:
+        source = gradients[position] if position < len(gradients) else None
+        if source is None:
+            continue
+        array = _reduced(source.array(), shape)
+        total = array if total is None else np.asarray(total + array, dtype=np.result_type(total, array, np.float64))
+    return total
+
+
+def _reduced(array: Array, shape: tuple[int, ...]) -> Array:
+    if array.shape == shape:
+        return array
+    extra = array.ndim - len(shape)
+    if extra < 0 or any(n not in (1, m) for n, m in zip(shape, array.shape[extra:])):
+        return array
+    axes = tuple(range(extra)) + tuple(extra + i for i, n in enumerate(shape) if n == 1 and array.shape[extra + i] != 1)
+    wide = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64, copy=False)
+    return np.asarray(wide.sum(axis=axes, keepdims=True).reshape(shape))
+
+
+def _dtypes(node: NodeRecord) -> list[str]:
+    found = [ref.dtype for ref in (*node.inputs, *node.outputs) if ref is not None]
+    for op in node.ops:
+        found.extend(_op_dtypes(op))
+    return [d for d in found if is_differentiable_dtype(d)]
+
+
+def _op_dtypes(op: OpRecord) -> list[str]:
+    found: list[str] = []
+
+    def collect(values: Sequence[object]) -> None:
+        for value in values:
+            if isinstance(value, TensorRef):
+                found.append(value.dtype)
+            elif isinstance(value, list | tuple):
+                collect(value)
+
+    collect(op.args)
+    collect(op.outputs)
+    return found
+
+
+def _name(node: NodeRecord) -> str:
+    return node.function.name if node.function is not None else node.name
+
+
+def _subject(node: NodeRecord, position: int | None = None) -> str:
+    if position is None:
+        return f"backward of {_name(node)}"
+    which = "input" if len(node.edges) == 1 else f"input {position}"
+    return f"d loss / d {which} of {_name(node)}"
+
+
+def _verdict(node: NodeRecord, testimonies: Sequence[Testimony], how: str, elements: int) -> NodeVerdict:
+    outcome = worst([t.outcome for t in testimonies])
+    if node.function is not None:
+        op = node.function.name
+    else:
+        op = ", ".join(dict.fromkeys(o.name for o in node.ops))
+    return NodeVerdict(
+        key=node.key,
+        name=node.name,
+        op=op,
+        location=node.location,
+        module=node.module,
+        outcome=outcome,
+        how=how if outcome is not Outcome.INCONCLUSIVE else "",
+        testimonies=tuple(testimonies),
+        inputs=tuple("" if r is None else r.describe() for r in node.inputs),
+        outputs=tuple("" if r is None else r.describe() for r in node.outputs),
+        elements=elements,
+    )
+
+
+def check_sums(trace: Trace, differentiated: Mapping[str, ArraySource | None]) -> dict[tuple[int, int], Testimony]:
+    """Is what arrived at each node and leaf the sum of what was sent to it?
+
+    Args:
+        trace: the recording.
+        differentiated: the gradient that torch returned, by leaf name, for the leaves that were asked for.
+
+    Returns:
+        One testimony by (node key, slot), for every slot that something was sent to.
+    """
+    sent: dict[tuple[int, int], list[ArraySource]] = {}
+    for root in trace.roots:
+        sent.setdefault((root.node, root.slot), []).append(root.cotangent)
+    for node in trace.nodes.values():
+        if not node.ran:
+            continue
+        for position, edge in enumerate(node.edges):
+            if edge is None:
+                continue
+            source = node.gradients[position] if position < len(node.gradients) else None
+            parts = sent.setdefault((edge.node, edge.slot), [])
+            if source is not None:
+                parts.append(source)
+    testimonies: dict[tuple[int, int], Testimony] = {}
+    for (key, slot), parts in sent.items():
+        target = trace.nodes.get(key)
+        if target is None:
+            continue
+        if target.role == "leaf":
+            if target.leaf_name not in differentiated:
+                continue
+            arrived = differentiated[target.leaf_name]
+            subject = f"gradient of {target.leaf_name}"
+        else:
+            if not target.ran:
+                continue
+            arrived = target.cotangents[slot] if slot < len(target.cotangents) else None
+            subject = f"cotangent {slot} of {_name(target)}" if slot else f"cotangent of {_name(target)}"
+        ref = target.outputs[slot] if slot < len(target.outputs) else None
+        testimonies[key, slot] = _check_sum(subject, parts, arrived, ref)
+    return testimonies
+
+
+def _check_sum(
+    subject: str, parts: Sequence[ArraySource], arrived: ArraySource | None, ref: TensorRef | None
+) -> Testimony:
+    actual = None if arrived is None else arrived.array()
+    if not parts:
+        outcome = Outcome.AGREE if actual is None or not np.any(actual) else Outcome.DISAGREE
+        return Testimony("sum", subject, outcome, reason="" if outcome is Outcome.AGREE else "nothing was sent to it")
+    if len(parts) == 1 and parts[0] is arrived:
+        return Testimony("sum", subject, Outcome.AGREE)
+    shape = actual.shape if actual is not None else (ref.shape if ref is not None else parts[0].array().shape)
+    arrays = [_reduced(p.array(), shape) for p in parts]
+    if actual is not None and actual.dtype.kind != "c":
+        arrays = [a.real if a.dtype.kind == "c" else a for a in arrays]
+    if len(arrays) == 1 and actual is not None and arrays[0].shape == actual.shape and np.array_equal(arrays[0], actual):
+        return Testimony("sum", subject, Outcome.AGREE)
+    wide = [a.astype(np.complex128 if a.dtype.kind == "c" else np.float64, copy=False) for a in arrays]
+    total = wide[0] if len(wide) == 1 else np.add.reduce(np.broadcast_arrays(*wide))
+    eps, dtype = coarsest_eps([ref.dtype] if ref is not None else [str(arrays[0].dtype)])
+    sizes = np.add.reduce(np.broadcast_arrays(*[np.abs(a) for a in wide])) if len(wide) > 1 else np.abs(wide[0])
+    # n additions, each rounded once, in an order that we do not know.
+    outcome, comparison = judge(total, actual, dtype=dtype, noise=lambda: eps * len(parts) * sizes / 8)
+    return Testimony("sum", subject, outcome, comparison)
