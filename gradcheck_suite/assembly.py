@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .capture.recorder import BackwardWrite
 from .compare.blame import Arrival, arrivals
 from .compare.cuts import find_cuts
 from .evidence import (
@@ -64,7 +65,7 @@ def assemble(
     plain_sums, hooked = _split_hooked(sums, run.hooked, trace)
     arrived = arrivals(trace, edges, {**plain_sums, **hooked})
     gradients = _gradient_verdicts(run, parameters, arrived, {**plain_sums, **hooked}, replay, difference)
-    findings = [*node_findings(trace, checked), *sum_findings(trace, plain_sums, run)]
+    findings = [*node_findings(trace, checked), *sum_findings(trace, plain_sums, run.recorder.backward_writes)]
     unverified = collect_unverified(checked, hooked, replay)
     if not findings:
         findings.extend(difference_findings(difference, trace, unverified))
@@ -136,7 +137,7 @@ def node_findings(trace: Trace, checked: Checked) -> list[Finding]:
     return findings
 
 
-def sum_findings(trace: Trace, sums: Sums, run: ReverseRun | None = None) -> list[Finding]:
+def sum_findings(trace: Trace, sums: Sums, writes: Sequence[BackwardWrite] = ()) -> list[Finding]:
     """One finding per cotangent or leaf gradient that is not the sum of its contributions."""
     findings = []
     for (key, _), testimony in sums.items():
@@ -146,7 +147,6 @@ def sum_findings(trace: Trace, sums: Sums, run: ReverseRun | None = None) -> lis
         finding = GradientMismatch.from_sum(
             testimony, location=node.location, module=node.module, op=node.leaf_name or _node_name(node)
         )
-        writes = run.recorder.backward_writes if run is not None else []
         lines = {w.location: w.op for w in writes if w.location is not None}
         if lines:
             finding = replace(

@@ -6,16 +6,15 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from .errors import ConfigurationError
 from .wording import nearest
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+# The same module under two names; only one of them is installed, so neither is imported by a statement.
+tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 __all__ = ["FAIL_ON", "Settings", "find_settings", "read_settings"]
 

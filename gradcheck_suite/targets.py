@@ -77,8 +77,12 @@ class Target:
     note: str = ""
 
 
-def resolve_target(text: str) -> Target:
+def resolve_target(text: str, seed: int = 0) -> Target:
     """Find, import and if need be instantiate what a target names.
+
+    Args:
+        text: the target.
+        seed: of the random weights that a model is instantiated with; the process's own generators are left alone.
 
     Raises:
         TargetError: the form is not understood, the module or name does not exist (the nearest is suggested), the
@@ -90,11 +94,14 @@ def resolve_target(text: str) -> Target:
             f"resolving the target {text!r} failed: it has no form PLACE:NAME. "
             "Write file.py:name, package.module:name, torchvision:resnet18, timm:NAME or transformers:NAME."
         )
-    zoo = _ZOOS.get(place)
-    if zoo is not None:
-        return zoo(text, name)
-    module = _from_file(text, place) if place.endswith(".py") else _from_import(text, place)
-    return _from_module(text, module, name)
+    from .capture.state import rng_frozen  # imports torch, which a mistyped command need not wait for
+
+    with rng_frozen(seed):
+        zoo = _ZOOS.get(place)
+        if zoo is not None:
+            return zoo(text, name)
+        module = _from_file(text, place) if place.endswith(".py") else _from_import(text, place)
+        return _from_module(text, module, name)
 
 
 # ------------------------------------------------------------------------------------------------ own code
@@ -118,7 +125,9 @@ def _from_file(text: str, path: str) -> ModuleType:
     name = f"gradcheck_target_{name}" if known is not None else name
     spec = importlib.util.spec_from_file_location(name, full)
     if spec is None or spec.loader is None:
-        raise TargetError(f"resolving the target {text!r} failed: {path!r} cannot be imported. Name a Python file.")
+        raise TargetError(
+            f"resolving the target {text!r} failed: {path!r} cannot be imported. Name a Python file."
+        )
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickling look their module up there
     loader = spec.loader
@@ -154,7 +163,9 @@ def _from_module(text: str, module: ModuleType, dotted: str) -> Target:
     for part in dotted.split("."):
         if not hasattr(found, part):
             names = [n for n in vars(found) if not n.startswith("_") and callable(getattr(found, n))]
-            suggestion = nearest(part, names) or (f"It has {', '.join(names[:8])}." if names else "It has none.")
+            suggestion = nearest(part, names) or (
+                f"It has {', '.join(names[:8])}." if names else "It has none."
+            )
             raise TargetError(
                 f"resolving the target {text!r} failed: {getattr(found, '__name__', found)} has no {part!r}. "
                 f"{suggestion}"
@@ -171,7 +182,7 @@ def _from_module(text: str, module: ModuleType, dotted: str) -> Target:
     return Target(text, found, _provided_inputs(text, module, dotted), note)
 
 
-def _instance(text: str, cls: type) -> Any:
+def _instance(text: str, cls: type[Any]) -> Any:
     needed = _required_arguments(cls)
     if needed:
         raise TargetError(
@@ -234,7 +245,9 @@ def _torchvision(text: str, name: str) -> Target:
     known = models.list_models()
     if name not in known:
         raise _unknown(text, name, known)
-    return Target(text, models.get_model(name, weights=None), note=f"torchvision's {name} with random weights")
+    return Target(
+        text, models.get_model(name, weights=None), note=f"torchvision's {name} with random weights"
+    )
 
 
 def _timm(text: str, name: str) -> Target:
@@ -254,8 +267,8 @@ def _transformers(text: str, name: str) -> Target:
             text, f"building a tiny {name}", lambda: transformers.AutoModel.from_config(config)
         )
     else:
-        cls = getattr(transformers, name, None)
-        if not inspect.isclass(cls) or not hasattr(cls, "config_class") or cls.config_class is None:
+        cls: Any = getattr(transformers, name, None)
+        if not isinstance(cls, type) or not hasattr(cls, "config_class") or cls.config_class is None:
             raise _unknown(text, name, types)
         config = _tiny(cls.config_class())
         model = _calling_user_code(text, f"building a tiny {name}", lambda: cls(config))

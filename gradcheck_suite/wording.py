@@ -141,8 +141,8 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
     matches = difflib.get_close_matches(name.lower(), by_lower, n=most, cutoff=0.55)
     if not matches:
         return ""
-    texts = [repr(by_lower[m]) for m in matches]
-    return f"Did you mean {' or '.join(texts)}?"
+    *others, last = [repr(by_lower[m]) for m in matches]
+    return f"Did you mean {', '.join(others)} or {last}?" if others else f"Did you mean {last}?"
 
 
 def relative_path(path: str) -> str:

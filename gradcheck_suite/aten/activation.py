@@ -130,7 +130,10 @@ def glu(self, dim=-1):
     def gated(x, axis):
         half = x.shape[axis] // 2
         lead = (slice(None),) * axis
-        value, gate = e.getitem(x, index=(*lead, slice(0, half))), e.getitem(x, index=(*lead, slice(half, None)))
+        value, gate = (
+            e.getitem(x, index=(*lead, slice(0, half))),
+            e.getitem(x, index=(*lead, slice(half, None))),
+        )
         return e.multiply(value, e.sigmoid(gate))
 
     return along(self, dim, gated)

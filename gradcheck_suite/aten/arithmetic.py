@@ -139,19 +139,47 @@ def fmin(self, other):
     return e.where((raw(self) <= raw(other)) | np.isnan(raw(other)), self, other)
 
 
-@meaning("aten::clamp", "aten::clamp.Tensor")
+def _clamped_by_numbers(x, low, high):
+    """Constant from a bound on: torch's choice at the bound itself."""
+    data = raw(x)
+    inside = np.ones(data.shape, dtype=bool)
+    if low is not None:
+        inside &= ~(data <= low)
+    if high is not None:
+        inside &= ~(data >= high)
+    return x if bool(inside.all()) else e.where(inside, x, constant(np.clip(data, low, high)))
+
+
+@meaning("aten::clamp")
 def clamp(self, min=None, max=None):
-    return e.clip(self, min, max)
+    return _clamped_by_numbers(self, min, max)
 
 
-@meaning("aten::clamp_min", "aten::clamp_min.Tensor")
+@meaning("aten::clamp_min")
 def clamp_min(self, min):
-    return e.clip(self, min, None)
+    return _clamped_by_numbers(self, min, None)
 
 
-@meaning("aten::clamp_max", "aten::clamp_max.Tensor")
+@meaning("aten::clamp_max")
 def clamp_max(self, max):
-    return e.clip(self, None, max)
+    return _clamped_by_numbers(self, None, max)
+
+
+@meaning("aten::clamp.Tensor")
+def clamp_between(self, min=None, max=None):
+    """``minimum(maximum(self, min), max)``: of equal values each takes half of the gradient."""
+    raised = self if min is None else e.maximum(self, min)
+    return raised if max is None else e.minimum(raised, max)
+
+
+@meaning("aten::clamp_min.Tensor")
+def clamp_from(self, min):
+    return e.maximum(self, min)
+
+
+@meaning("aten::clamp_max.Tensor")
+def clamp_to(self, max):
+    return e.minimum(self, max)
 
 
 @meaning("aten::where.self")

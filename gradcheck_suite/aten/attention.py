@@ -51,5 +51,3 @@ def cudnn_attention(
     scale=None,
 ):
     return (attend(query, key, value, attn_bias, dropout_p, is_causal, scale), *(RECORDED,) * 8)
-
-

@@ -176,7 +176,9 @@ def binary_cross_entropy_backward(grad_output, self, target, weight=None, reduct
 
 @meaning("aten::soft_margin_loss_backward")
 def soft_margin_loss_backward(grad_output, self, target, reduction):
-    return pulled(lambda x: loss.soft_margin_loss(x, target, reduction), _as(grad_output, self, reduction), self)
+    return pulled(
+        lambda x: loss.soft_margin_loss(x, target, reduction), _as(grad_output, self, reduction), self
+    )
 
 
 @meaning("aten::multi_margin_loss_backward")
@@ -191,14 +193,18 @@ def multi_margin_loss_backward(grad_output, self, target, p, margin, weight=None
 @meaning("aten::multilabel_margin_loss_backward")
 def multilabel_margin_loss_backward(grad_output, self, target, reduction, is_target):
     return pulled(
-        lambda x: loss.multilabel_margin_loss(x, target, reduction)[0], _as(grad_output, self, reduction), self
+        lambda x: loss.multilabel_margin_loss(x, target, reduction)[0],
+        _as(grad_output, self, reduction),
+        self,
     )
 
 
 @meaning("aten::nll_loss_backward", "aten::nll_loss2d_backward")
 def nll_loss_backward(grad_output, self, target, weight, reduction, ignore_index, total_weight):
     return pulled(
-        lambda x: loss.nll(x, target, weight, reduction, ignore_index)[0], _as(grad_output, self, reduction), self
+        lambda x: loss.nll(x, target, weight, reduction, ignore_index)[0],
+        _as(grad_output, self, reduction),
+        self,
     )
 
 
@@ -251,24 +257,33 @@ def embedding_dense_backward(grad_output, indices, num_weights, padding_idx, sca
 
 @meaning("aten::masked_scatter_backward")
 def masked_scatter_backward(grad_output, mask, sizes):
-    zeros = constant(np.zeros(shape_of(grad_output)))
+    zeros = constant(np.zeros(shape_of(grad_output), dtype=raw(grad_output).dtype))
     return adjoint(lambda source: indexing.masked_scatter(zeros, mask, source), sizes, grad_output)
 
 
 @meaning("aten::_cdist_backward")
 def cdist_backward(grad_output, x1, x2, p, cdist):
-    return pulled(lambda x: reduction.cdist(x, x2, p, None), grad_output, x1)
+    """Of ``x1`` as it is after broadcasting its batch axes; the distance is an argument of its own."""
+    if not raw(grad_output).size:
+        return constant(np.zeros(shape_of(x1)))
+    difference = e.subtract(e.expand_dims(x1, axis=-2), e.expand_dims(x2, axis=-3))
+    slope = reduction.distance_slope(difference, e.expand_dims(cdist, axis=-1), p)
+    return e.sum(slope * e.expand_dims(grad_output, axis=-1), axis=-2)
 
 
 @meaning("aten::_pdist_backward")
 def pdist_backward(grad_output, self, p, pdist):
-    return pulled(lambda x: reduction.pdist(x, p), grad_output, self)
+    """The distance is an argument of its own."""
+    first, second = np.triu_indices(shape_of(self)[0], 1)
+    difference = e.subtract(e.getitem(self, index=first), e.getitem(self, index=second))
+    slope = reduction.distance_slope(difference, e.expand_dims(pdist, axis=-1), p)
+    pull = slope * e.expand_dims(grad_output, axis=-1)
+    zeros = constant(np.zeros(shape_of(self)))
+    return e.index_add(e.index_add(zeros, pull, index=first, axis=0), -pull, index=second, axis=0)
 
 
 @meaning("aten::_segment_reduce_backward")
-def segment_reduce_backward(
-    grad, output, data, reduce, *, lengths=None, offsets=None, axis=0, initial=None
-):
+def segment_reduce_backward(grad, output, data, reduce, *, lengths=None, offsets=None, axis=0, initial=None):
     return pulled(
         lambda x: indexing.segment_reduce(
             x, reduce, lengths=lengths, offsets=offsets, axis=axis, initial=initial

@@ -7,10 +7,10 @@ from __future__ import annotations
 import numpy as np
 
 from ..engine import ops as e
-from . import attention, interpolation, matmul, normalization, pooling, recurrent
+from . import attention, interpolation, normalization, pooling, recurrent
 from .adjoint import adjoint, pulled_each
 from .convolution import convolve
-from .registry import meaning
+from .registry import RECORDED, meaning
 from .values import constant, raw, shape_of
 
 
@@ -65,15 +65,11 @@ def cudnn_batch_norm_backward(
     input, grad_output, weight, running_mean, running_var, save_mean, save_var, epsilon, reserveSpace
 ):
     mask = (True, True, True)
-    return native_batch_norm_backward(
-        grad_output, input, weight, None, None, None, None, True, epsilon, mask
-    )
+    return native_batch_norm_backward(grad_output, input, weight, None, None, None, None, True, epsilon, mask)
 
 
 @meaning("aten::native_layer_norm_backward")
-def native_layer_norm_backward(
-    grad_out, input, normalized_shape, mean, rstd, weight, bias, output_mask
-):
+def native_layer_norm_backward(grad_out, input, normalized_shape, mean, rstd, weight, bias, output_mask):
     """The saved statistics are functions of the input; eps, which is not passed, follows from them."""
 
     def forward(x, w, b):
@@ -92,14 +88,12 @@ def _eps(variance, rstd):
     if not variance.size:
         return 0.0
     least = int(np.argmin(variance))
-    return max(0.0, float(rstd.ravel()[least]) ** -2 - float(variance.ravel()[least]))
+    return float(rstd.ravel()[least]) ** -2 - float(variance.ravel()[least])
 
 
 @meaning("aten::native_group_norm_backward")
-def native_group_norm_backward(
-    grad_out, input, mean, rstd, weight, N, C, HxW, group, output_mask
-):
-    grouped = raw(input).reshape(N, group, -1)
+def native_group_norm_backward(grad_out, input, mean, rstd, weight, N, C, HxW, group, output_mask):
+    grouped = raw(input).reshape(N, group, C // group * HxW)
     eps = _eps(grouped.var(axis=2), raw(rstd))
     scale = weight if weight is not None else constant(np.ones(C))
 
@@ -253,7 +247,9 @@ def efficient_attention_backward(
 @meaning("aten::upsample_nearest2d_backward")
 def upsample_nearest2d_backward(grad_output, output_size, input_size, scales_h=None, scales_w=None):
     return adjoint(
-        lambda x: interpolation.upsample_nearest2d(x, output_size, scales_h, scales_w), input_size, grad_output
+        lambda x: interpolation.upsample_nearest2d(x, output_size, scales_h, scales_w),
+        input_size,
+        grad_output,
     )
 
 
@@ -289,7 +285,9 @@ def upsample_bicubic2d_backward(
 @meaning("aten::upsample_linear1d_backward")
 def upsample_linear1d_backward(grad_output, output_size, input_size, align_corners, scales=None):
     return adjoint(
-        lambda x: interpolation.upsample_linear1d(x, output_size, align_corners, scales), input_size, grad_output
+        lambda x: interpolation.upsample_linear1d(x, output_size, align_corners, scales),
+        input_size,
+        grad_output,
     )
 
 
@@ -307,9 +305,7 @@ def grid_sampler_backward(
 
 
 @meaning("aten::_thnn_differentiable_lstm_cell_backward")
-def lstm_cell_backward(
-    grad_hy, grad_cy, input_gates, hidden_gates, input_bias, hidden_bias, cx, cy
-):
+def lstm_cell_backward(grad_hy, grad_cy, input_gates, hidden_gates, input_bias, hidden_bias, cx, cy):
     def forward(gates, hidden, c, bias, other):
         return recurrent.fused_lstm_cell(gates, hidden, c, bias, other)[:2]
 
@@ -328,3 +324,48 @@ def gru_cell_backward(grad_hy, input_gates, hidden_gates, hx, input_bias, hidden
     primals = [input_gates, hidden_gates, hx, input_bias, hidden_bias]
     i, h, state, bias, other = pulled_each(forward, [grad_hy], primals, (True,) * 5)
     return i, h, state, bias, other
+
+
+@meaning("aten::mkldnn_rnn_layer_backward")
+def mkldnn_rnn_layer_backward(
+    input,
+    weight1,
+    weight2,
+    weight3,
+    weight4,
+    hx_,
+    cx_tmp,
+    output,
+    hy_,
+    cy_,
+    grad_output,
+    grad_hy,
+    grad_cy,
+    reverse,
+    mode,
+    hidden_size,
+    num_layers,
+    has_biases,
+    train,
+    bidirectional,
+    batch_sizes,
+    batch_first,
+    workspace,
+):
+    def forward(x, w_ih, w_hh, b_ih, b_hh, h, c):
+        flags = (has_biases, bidirectional, batch_first, train)
+        return recurrent.mkldnn_rnn_layer(
+            x, w_ih, w_hh, b_ih, b_hh, h, c, reverse, batch_sizes, mode, hidden_size, num_layers, *flags
+        )[:3]
+
+    given = [
+        constant(np.zeros(shape_of(value)))
+        if cotangent is None
+        else e.reshape(cotangent, shape=shape_of(value))
+        for cotangent, value in ((grad_output, output), (grad_hy, hx_), (grad_cy, cx_tmp))
+    ]
+    primals = [input, weight1, weight2, weight3, weight4, hx_, cx_tmp]
+    x, w_ih, w_hh, b_ih, b_hh, h, c = pulled_each(forward, given, primals, (True,) * 7)
+    if not has_biases:  # placeholders stand where the biases would
+        b_ih = b_hh = RECORDED
+    return x, w_ih, w_hh, b_ih, b_hh, h, c

@@ -14,7 +14,12 @@ def convolve(input, weight, bias, stride, padding, dilation, transposed, output_
     spatial = len(weight.shape) - 2
     batched = len(input.shape) == spatial + 2
     x = input if batched else e.expand_dims(input, axis=0)
-    geometry = {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation), "groups": groups}
+    geometry = {
+        "stride": tuple(stride),
+        "padding": tuple(padding),
+        "dilation": tuple(dilation),
+        "groups": groups,
+    }
     if transposed:
         out = e.convolution_transpose(x, weight, output_padding=tuple(output_padding), **geometry)
     else:

@@ -81,5 +81,3 @@ def logaddexp(self, other):
 def logaddexp2(self, other):
     ln2 = math.log(2.0)
     return e.divide(e.logaddexp(e.multiply(self, ln2), e.multiply(other, ln2)), ln2)
-
-

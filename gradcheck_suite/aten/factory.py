@@ -16,9 +16,7 @@ def like(self, *, dtype=None, layout=None, device=None, pin_memory=None, memory_
 
 
 @meaning("aten::full_like")
-def full_like(
-    self, fill_value, *, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None
-):
+def full_like(self, fill_value, *, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):
     return RECORDED
 
 

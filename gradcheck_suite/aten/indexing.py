@@ -11,15 +11,16 @@ import math
 
 import numpy as np
 
+from ..engine import Tensor
 from ..engine import ops as e
 from .registry import RECORDED, MeaningUnavailableError, meaning
 from .shape import slices
-from .values import along, axis_of, boolean, constant, raw, shape_of
+from .values import Array, along, axis_of, boolean, constant, raw, shape_of
 
 
 def torch_index(indices):
     """Torch's list of index tensors as a NumPy index: None takes the dimension whole."""
-    index = []
+    index: list[slice | Array] = []
     for entry in indices:
         if entry is None:
             index.append(slice(None))
@@ -34,12 +35,24 @@ def positions_of(shape, index):
     return np.arange(math.prod(shape)).reshape(shape)[index]
 
 
+def refuse_repeated(positions):
+    """A gradient of written values exists only where each position is written once."""
+    unique = np.unique(positions).size
+    if unique < positions.size:
+        raise MeaningUnavailableError(
+            f"differentiating a write failed: {positions.size} values go to {unique} positions. torch leaves open "
+            "which of several values stays, and gives each the whole gradient. Write each position once, or add."
+        )
+
+
 def put(x, index, values, accumulate):
     """``x`` with values written, or added, at an index; values are broadcast to the index's shape."""
     positions = positions_of(shape_of(x), index)
     values = e.broadcast_to(values, shape=positions.shape) if shape_of(values) != positions.shape else values
     flat = e.reshape(x, shape=(-1,))
     values = e.reshape(values, shape=(-1,))
+    if not accumulate and isinstance(values, Tensor) and values.requires_grad:
+        refuse_repeated(positions)
     if accumulate:
         flat = e.index_add(flat, values, index=positions.ravel(), axis=0)
     else:
@@ -95,6 +108,22 @@ def take(self, index):
 def put_flat(self, index, source, accumulate=False):
     flat = put(e.reshape(self, shape=(-1,)), (index.ravel(),), e.reshape(source, shape=(-1,)), accumulate)
     return e.reshape(flat, shape=shape_of(self))
+
+
+@meaning("aten::select_scatter")
+def select_scatter(self, src, dim, index):
+    return put(self, slices(self.ndim, axis_of(dim, self.ndim), int(index)), src, False)
+
+
+@meaning("aten::slice_scatter")
+def slice_scatter(self, src, dim=0, start=None, end=None, step=1):
+    return put(self, slices(self.ndim, axis_of(dim, self.ndim), slice(start, end, step)), src, False)
+
+
+@meaning("aten::diagonal_scatter")
+def diagonal_scatter(self, src, offset=0, dim1=0, dim2=1):
+    places = np.arange(self.size).reshape(self.shape).diagonal(offset, dim1, dim2)
+    return e.reshape(put(e.reshape(self, shape=(-1,)), (places,), src, False), shape=self.shape)
 
 
 # Along one dimension -------------------------------------------------------------------------------------------
@@ -206,8 +235,13 @@ def index_copy(self, dim, index, source):
 
 @meaning("aten::index_fill.int_Scalar", "aten::index_fill.int_Tensor")
 def index_fill(self, dim, index, value):
-    value = value if hasattr(value, "shape") else constant(value)
-    return _lines(self, dim, index, value, lambda x, at, v: put(x, at, v, False))
+    if not self.ndim:
+        return fill(self, value) if np.size(index) else self
+    filled = np.zeros(
+        (self.shape[axis_of(dim, self.ndim)],) + (1,) * (self.ndim - 1 - axis_of(dim, self.ndim)), bool
+    )
+    filled[index] = True
+    return e.where(filled, value, self)
 
 
 @meaning("aten::index_reduce")
@@ -337,7 +371,9 @@ def grouped(values, groups, count, kind, start, include_start):
         members = sizes + (1 if include_start else 0)
         return total / np.where(touched, members, 1).astype(np.float64) if kind == "mean" else total
     if kind == "prod":
-        return _group_products(values, groups, sizes, e.where(touched, 1.0, start) if not include_start else base)
+        return _group_products(
+            values, groups, sizes, e.where(touched, 1.0, start) if not include_start else base
+        )
     if kind not in ("amax", "amin"):
         raise MeaningUnavailableError(
             f"reducing by group failed: reduce={kind!r} has no meaning here. "
@@ -388,7 +424,9 @@ def segment_reduce(
     count = batch * segments * inner
     start = constant(np.full(count, neutral if initial is None else float(initial)))
     values = e.reshape(data, shape=(-1,))
-    if kind == "mean" and initial is not None:  # the initial value adds to the sum, not to the number of members
+    if (
+        kind == "mean" and initial is not None
+    ):  # the initial value adds to the sum, not to the number of members
         sizes = np.bincount(groups, minlength=count)
         flat = e.index_add(start, values, index=groups, axis=0) / np.maximum(sizes, 1).astype(np.float64)
     else:

@@ -26,13 +26,23 @@ def transposed(a):
 
 
 def hermitian(a, upper=False):
-    """``a`` itself where it is Hermitian; else the Hermitian matrix whose lower (or upper) triangle it holds."""
+    """The Hermitian matrix whose lower (or upper) triangle ``a`` holds.
+
+    torch reads one triangle and documents the argument to be Hermitian; its gradient is the one on that set, the
+    derivative of the Hermitian part. A difference between the triangles therefore enters as a constant.
+    """
     data = raw(a)
-    if np.allclose(data, np.conj(np.swapaxes(data, -1, -2)), rtol=1e-6, atol=1e-8):
-        return a
-    strict = e.triu(a, k=1) if upper else e.tril(a, k=-1)
-    diagonal = np.eye(data.shape[-1])
-    return strict + adjoint_of(strict) + e.real(a) * diagonal
+    strict = np.triu(data, 1) if upper else np.tril(data, -1)
+    matrix = strict + np.conj(np.swapaxes(strict, -1, -2)) + data.real * np.eye(data.shape[-1])
+    difference = matrix - (data + np.conj(np.swapaxes(data, -1, -2))) / 2
+    return a if not np.any(difference) else a + constant(difference)
+
+
+def triangular(a, upper):
+    """A triangular factor: what lies beyond the triangle is not read, but the gradient is that of all of ``a``."""
+    data = raw(a)
+    difference = (np.triu(data) if upper else np.tril(data)) - data
+    return a if not np.any(difference) else a + constant(difference)
 
 
 # Solving -------------------------------------------------------------------------------------------------------
@@ -76,9 +86,9 @@ def triangular_solve(self, A, upper=True, transpose=False, unitriangular=False):
 
 @meaning("aten::cholesky_solve")
 def cholesky_solve(self, input2, upper=False):
-    lower = adjoint_of(input2) if upper else input2
-    inner = _solve_triangular(lower, self, False, True, False)
-    return _solve_triangular(adjoint_of(lower), inner, True, True, False)
+    factor = triangular(input2, upper)
+    lower = adjoint_of(factor) if upper else factor
+    return e.solve(e.matmul(lower, adjoint_of(lower)), self)
 
 
 @meaning("aten::cholesky_inverse")
@@ -107,7 +117,9 @@ def pinv(self, *, atol=None, rtol=None, hermitian=False):
     eps = np.finfo(np.float32).eps * max(data.shape[-2:])
     relative = np.asarray((eps if atol is None else 0.0) if rtol is None else raw(rtol), dtype=np.float64)
     absolute = np.asarray(0.0 if atol is None else raw(atol), dtype=np.float64)
-    limits = np.broadcast_to(np.maximum(relative, absolute / np.where(largest > 0, largest, 1.0)), largest.shape)
+    limits = np.broadcast_to(
+        np.maximum(relative, absolute / np.where(largest > 0, largest, 1.0)), largest.shape
+    )
     if limits.size and np.ptp(limits) == 0:
         return e.pinv(self, rcond=float(limits.ravel()[0]))
     flat = e.reshape(self, shape=(-1, *data.shape[-2:]))
@@ -136,11 +148,6 @@ def slogdet(A):
 def cholesky_ex(self, *, upper=False, check_errors=False):
     factor = e.cholesky(hermitian(self, upper))
     return (adjoint_of(factor) if upper else factor), RECORDED
-
-
-@meaning("aten::cholesky")
-def cholesky(self, upper=False):
-    return cholesky_ex(self, upper=upper)[0]
 
 
 def _phases(vectors, recorded):
@@ -227,7 +234,11 @@ def qr(A, mode="reduced", *, recorded):
 
 def _rows_of(pivots, m):
     """The order of rows after LAPACK's exchanges (counted from one): (*batch, k) to (*batch, m)."""
-    flat = pivots.reshape(-1, pivots.shape[-1]) if pivots.size else np.zeros((int(np.prod(pivots.shape[:-1])), 0), int)
+    flat = (
+        pivots.reshape(-1, pivots.shape[-1])
+        if pivots.size
+        else np.zeros((int(np.prod(pivots.shape[:-1])), 0), int)
+    )
     rows = np.tile(np.arange(m), (flat.shape[0], 1))
     every = np.arange(flat.shape[0])
     for i in range(flat.shape[1]):
@@ -299,12 +310,11 @@ def _unpacked(packed):
 
 @meaning("aten::lu_unpack")
 def lu_unpack(LU_data, LU_pivots, unpack_data=True, unpack_pivots=True):
-    permutation = RECORDED
-    if unpack_pivots:
-        rows = _rows_of(LU_pivots, LU_data.shape[-2])
-        permutation = constant(_permutation(rows, raw(LU_data).dtype))
     lower, upper = _unpacked(LU_data) if unpack_data else (RECORDED, RECORDED)
-    return permutation, lower, upper
+    if not unpack_pivots:
+        return RECORDED, lower, upper
+    rows = _rows_of(LU_pivots, LU_data.shape[-2])
+    return constant(_permutation(rows, raw(LU_data).dtype)), lower, upper
 
 
 @meaning("aten::linalg_lu_solve")

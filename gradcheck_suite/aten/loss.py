@@ -17,7 +17,8 @@ def nll(self, target, weight, reduction, ignore_index):
     used = target != ignore_index
     chosen = np.where(used, target, 0)
     picked = e.squeeze(
-        e.take_along_axis(self, index=np.expand_dims(chosen, classes_axis), axis=classes_axis), axis=classes_axis
+        e.take_along_axis(self, index=np.expand_dims(chosen, classes_axis), axis=classes_axis),
+        axis=classes_axis,
     )
     weights = used.astype(np.float64) if weight is None else e.getitem(weight, index=chosen) * used
     loss = e.negative(picked * weights)
@@ -76,8 +77,10 @@ def binary_cross_entropy(self, target, weight=None, reduction=1):
             logs = np.maximum(np.log(data), -100.0), np.maximum(np.log1p(-data), -100.0)
         level = constant(np.where(saturated, (label - 1.0) * logs[1] - label * logs[0], 0.0))
         slope = constant(np.where(saturated, (data - label) / _SATURATED, 0.0))
-        line = level + slope * (self - constant(data)) + (target - constant(label)) * constant(
-            np.where(saturated, logs[1] - logs[0], 0.0)
+        line = (
+            level
+            + slope * (self - constant(data))
+            + (target - constant(label)) * constant(np.where(saturated, logs[1] - logs[0], 0.0))
         )
         loss = e.where(saturated, line, loss)
     return reduced(loss if weight is None else loss * weight, reduction)
@@ -132,3 +135,55 @@ def multilabel_margin_loss(self, target, reduction):
     if reduction == 0:
         return (loss if self.ndim == 2 else e.reshape(loss, shape=())), RECORDED
     return reduced(loss, reduction), RECORDED
+
+
+def _linear_cross_entropy(input, linear_weight, target, linear_bias, weight, ignore_index):
+    """Per-sample losses, and what a mean divides by; probability targets weigh every class."""
+    logits = e.matmul(input, e.swapaxes(linear_weight, axis1=0, axis2=1))
+    log_probs = e.log_softmax(logits if linear_bias is None else logits + linear_bias, axis=-1)
+    if raw(target).dtype.kind == "f":
+        weighted = target if weight is None else target * weight
+        return e.negative(e.sum(weighted * log_probs, axis=-1)), float(log_probs.shape[0])
+    losses = nll(log_probs, target, weight, 0, ignore_index)[0]
+    used = target != ignore_index
+    counted = used if weight is None else raw(weight)[np.where(used, target, 0)] * used
+    return losses, float(np.sum(counted))
+
+
+@meaning("torch_nn::_linear_cross_entropy_batch_chunked")
+def linear_cross_entropy(
+    input,
+    linear_weight,
+    target,
+    linear_bias,
+    weight,
+    reduction,
+    ignore_index,
+    label_smoothing,
+    batch_chunk_size,
+    acc_policy,
+    acc_dtype,
+    allow_retain_graph,
+    compute_input_grad,
+    compute_linear_weight_grad,
+    compute_linear_bias_grad,
+):
+    """A linear layer and cross entropy at once; the gradients it returns beside the loss serve its own backward."""
+    losses, total = _linear_cross_entropy(input, linear_weight, target, linear_bias, weight, ignore_index)
+    loss = e.sum(losses)
+    return (loss / total if reduction == "mean" else loss), RECORDED, RECORDED, RECORDED
+
+
+@meaning("torch_nn::_linear_cross_entropy_batch_chunked_no_reduction")
+def linear_cross_entropy_per_sample(
+    input,
+    linear_weight,
+    target,
+    linear_bias,
+    weight,
+    ignore_index,
+    batch_chunk_size,
+    acc_policy,
+    acc_dtype,
+):
+    return _linear_cross_entropy(input, linear_weight, target, linear_bias, weight, ignore_index)[0]

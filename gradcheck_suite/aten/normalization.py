@@ -40,7 +40,11 @@ def batch_norm_inference(input, weight, bias, running_mean, running_var, momentu
 
 @meaning("aten::_native_batch_norm_legit_functional")
 def batch_norm_functional(input, weight, bias, running_mean, running_var, training, momentum, eps):
-    return (*batch_normalised(input, weight, bias, running_mean, running_var, training, eps), RECORDED, RECORDED)
+    return (
+        *batch_normalised(input, weight, bias, running_mean, running_var, training, eps),
+        RECORDED,
+        RECORDED,
+    )
 
 
 @meaning("aten::_batch_norm_with_update")

@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from ..engine import ops as e
+from .indexing import refuse_repeated
 from .registry import RECORDED, meaning
 from .values import constant
 
@@ -106,6 +107,8 @@ def _unpooled(self, indices, spatial):
     lead = self.shape[: self.ndim - len(spatial)]
     planes, size = math.prod(lead), math.prod(spatial)
     flat = (np.arange(planes)[:, None] * size + indices.reshape(planes, -1)).ravel()
+    if self.requires_grad:
+        refuse_repeated(flat)
     out = e.setitem(constant(np.zeros(planes * size)), e.reshape(self, shape=(-1,)), index=flat)
     return e.reshape(out, shape=(*lead, *spatial))
 
@@ -124,7 +127,11 @@ def max_unpool3d(self, indices, output_size, stride, padding):
 def im2col(self, kernel_size, dilation, padding, stride):
     def columns(x):
         return e.im2col(
-            x, kernel=tuple(kernel_size), stride=tuple(stride), padding=tuple(padding), dilation=tuple(dilation)
+            x,
+            kernel=tuple(kernel_size),
+            stride=tuple(stride),
+            padding=tuple(padding),
+            dilation=tuple(dilation),
         )
 
     return _batched(self, 2, columns)

@@ -78,9 +78,7 @@ def poisson(self, generator=None):
 
 
 @meaning("aten::rand_like", "aten::randn_like")
-def random_like(
-    self, *, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None
-):
+def random_like(self, *, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):
     return RECORDED
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..engine import ops as e
 from .registry import RECORDED, meaning
-from .values import along, axes_of, axis_of, convert, is_complex, raw
+from .values import along, axes_of, axis_of, constant, convert, is_complex, raw
 
 
 @meaning("aten::sum")
@@ -244,6 +244,22 @@ def cdist(x1, x2, p, compute_mode):
     return _distance(e.subtract(e.expand_dims(x1, axis=-2), e.expand_dims(x2, axis=-3)), p)
 
 
+def distance_slope(difference, distance, p):
+    """Derivative of the p-norm of differences (..., width) with a given norm (..., 1); zero where the norm is."""
+    if p == 1:
+        return constant(np.sign(raw(difference)))
+    if np.isinf(p):
+        return constant(np.sign(raw(difference)) * (np.abs(raw(difference)) == raw(distance)))
+    zero = raw(distance) == 0
+    inverse = e.where(zero, 0.0, e.power(e.where(zero, 1.0, distance), 1.0 - p))
+    if p == 2:
+        return difference * inverse
+    size = np.abs(raw(difference))
+    used = size > 0
+    power = e.where(used, e.power(e.absolute(e.where(used, difference, 1.0)), p - 1.0), 0.0)
+    return constant(np.sign(raw(difference))) * power * inverse
+
+
 @meaning("aten::_euclidean_dist")
 def euclidean_dist(x1, x2):
     return cdist(x1, x2, 2.0, None)
@@ -268,17 +284,33 @@ def cumprod(self, dim, *, dtype=None):
     return along(convert(self, dtype), dim, lambda x, axis: e.cumprod(x, axis=axis))
 
 
+def _complex_logsumexp(x, axes, keepdims):
+    """With the imaginary part that the logarithm has: torch's, between minus and plus pi."""
+    shift = raw(x).real.max(axis=axes, keepdims=True)
+    total = e.log(e.sum(e.exp(x - shift), axis=axes, keepdims=keepdims))
+    return total + (shift if keepdims else np.squeeze(shift, axis=axes))
+
+
+def _complex_logcumsumexp(x, axis):
+    """Line by line against every earlier element, each with its own shift: the range may exceed exp's."""
+    last = e.swapaxes(x, axis1=axis, axis2=-1)
+    length = last.shape[-1]
+    earlier = np.tri(length, dtype=bool)
+    rows = e.where(earlier, e.broadcast_to(e.expand_dims(last, axis=-2), shape=(*last.shape, length)), -1e30)
+    return e.swapaxes(_complex_logsumexp(rows, (-1,), False), axis1=axis, axis2=-1) if length else x
+
+
 @meaning("aten::logcumsumexp")
 def logcumsumexp(self, dim):
     if is_complex(self):
-        shift = raw(self).real.max(initial=0.0)
-        shifted = along(self, dim, lambda x, axis: e.cumsum(e.exp(x - shift), axis=axis))
-        return e.log(shifted) + shift
+        return along(self, dim, _complex_logcumsumexp)
     return along(self, dim, lambda x, axis: e.logcumsumexp(x, axis=axis))
 
 
 @meaning("aten::logsumexp")
 def logsumexp(self, dim, keepdim=False):
+    if is_complex(self):
+        return _complex_logsumexp(self, axes_of(dim, self.ndim), keepdim)
     if not self.ndim:
-        return e.log(e.exp(self)) if is_complex(self) else self
+        return self
     return e.logsumexp(self, axis=axes_of(dim, self.ndim), keepdims=keepdim)

@@ -147,6 +147,10 @@ _OUT_SUFFIXES: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
+# In-place overloads whose functional twin is called differently.
+_INPLACE_OVERLOADS: Final[dict[str, str]] = {"aten::transpose_": "aten::transpose.int"}
+
+
 def functional_candidates(name: str) -> Iterator[tuple[str, Mode]]:
     """Names of functional overloads that an overload may be derived from, best first, with the mode."""
     namespace, _, rest = name.partition("::")
@@ -157,6 +161,8 @@ def functional_candidates(name: str) -> Iterator[tuple[str, Mode]]:
 
     if _mode_of(name) == "inplace":
         yield spell(operation[:-1], overload), "inplace"
+        if name in _INPLACE_OVERLOADS:
+            yield _INPLACE_OVERLOADS[name], "inplace"
     if operation.endswith("_copy") and operation != "_to_copy":
         yield spell(operation[: -len("_copy")], overload), "functional"
     if overload in _OUT_SUFFIXES:
@@ -181,9 +187,7 @@ def lookup(name: str) -> Meaning | None:
     for candidate, mode in functional_candidates(name):
         base = _MEANINGS.get(candidate)
         if base is not None and base.mode == "functional":
-            return Meaning(
-                name, base.function, mode, base.uses_outputs, base.family, base.source, candidate
-            )
+            return Meaning(name, base.function, mode, base.uses_outputs, base.family, base.source, candidate)
     return None
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..engine import ops as e
 from .registry import meaning
-from .values import axis_of, convert, raw, shape_of
+from .values import Array, axis_of, convert, raw, shape_of
 
 
 def _filled(size, count):
@@ -77,7 +77,11 @@ def t(self):
 
 @meaning("aten::transpose.int")
 def transpose(self, dim0, dim1):
-    return e.swapaxes(self, axis1=axis_of(dim0, self.ndim), axis2=axis_of(dim1, self.ndim)) if self.ndim else self
+    return (
+        e.swapaxes(self, axis1=axis_of(dim0, self.ndim), axis2=axis_of(dim1, self.ndim))
+        if self.ndim
+        else self
+    )
 
 
 @meaning("aten::permute")
@@ -140,7 +144,8 @@ def _pieces(self, sizes, dim):
     axis = axis_of(dim, self.ndim)
     ends = np.cumsum(sizes).tolist()
     return tuple(
-        e.getitem(self, index=slices(self.ndim, axis, slice(end - size, end))) for size, end in zip(sizes, ends)
+        e.getitem(self, index=slices(self.ndim, axis, slice(end - size, end)))
+        for size, end in zip(sizes, ends)
     )
 
 
@@ -283,7 +288,7 @@ def constant_pad(self, pad, value=0):
 
 def padded_positions(shape, padding, mode):
     """Per padded axis, the source position of every padded element ("reflect" or "edge"), else None."""
-    positions = []
+    positions: list[Array | None] = []
     for size, (before, after) in zip(shape, _padding(len(shape), padding)):
         if not (before or after):
             positions.append(None)

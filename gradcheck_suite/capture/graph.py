@@ -127,7 +127,8 @@ class GraphRecording:
         for _, op in sorted(operations.items()):
             for ref in _refs((op.outputs, [after for _, after in op.written])):
                 if ref.edge is not None:
-                    values.setdefault(ref.edge, ref)
+                    # A Function may write into its output before returning it: the last value is what it returned.
+                    values[ref.edge] = ref
             for ref in _refs((op.args, tuple(op.kwargs.values()))):
                 if ref.edge is not None:
                     values.setdefault(ref.edge, ref)

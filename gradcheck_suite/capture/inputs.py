@@ -372,7 +372,7 @@ def _leaf_copy(tensor: Tensor) -> Tensor:
     return twin.expand(source.shape) if compact.shape != source.shape else twin
 
 
-def prepare(call: ResolvedCall, model: object = None) -> PreparedCall:
+def prepare(call: ResolvedCall, model: object = None, *, track: bool = True) -> PreparedCall:
     """Replace every floating or complex tensor of a call by a leaf copy that requires grad.
 
     The copies are detached and keep the layout, see :func:`_leaf_copy`. If any input tensor of the user
@@ -383,6 +383,7 @@ def prepare(call: ResolvedCall, model: object = None) -> PreparedCall:
     Args:
         call: from :func:`resolve_inputs`.
         model: the model, so that its parameters among the inputs are recognised and names do not collide.
+        track: False makes copies that do not require grad, for models that refuse inputs that do.
     """
     own = {id(p) for p in model.parameters()} if isinstance(model, nn.Module) else set()
     taken = {name for name, _ in model.named_parameters()} if isinstance(model, nn.Module) else set()
@@ -409,7 +410,7 @@ def prepare(call: ResolvedCall, model: object = None) -> PreparedCall:
             twin = _leaf_copy(tensor)
         if constant:
             notes.append(f"{name} is taken as constant: its infinities or its dtype have no derivative")
-        elif tensor.requires_grad or not flagged:
+        elif track and (tensor.requires_grad or not flagged):
             twin.requires_grad_(True)
             leaves[f"kwargs[{name!r}]" if name in taken else name] = twin
         twins[id(tensor)] = twin

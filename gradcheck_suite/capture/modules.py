@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,15 +20,28 @@ __all__ = ["ModuleStack"]
 class ModuleStack:
     """Keeps the stack of modules whose forward is running in this thread.
 
-    Names come from ``named_modules`` of the roots given; a module outside them is shown by its class name.
+    Names come from ``named_modules`` of the roots: those given, and every module called from outside any module.
     """
 
     def __init__(self, *roots: torch.nn.Module) -> None:
-        self._names: dict[int, str] = {}
+        self._names: weakref.WeakKeyDictionary[torch.nn.Module, str] = weakref.WeakKeyDictionary()
+        self._roots: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
         for root in roots:
-            for name, module in root.named_modules():
-                self._names.setdefault(id(module), name or type(root).__name__)
+            self._learn(root)
         self._local = threading.local()
+
+    def _learn(self, root: torch.nn.Module) -> None:
+        self._roots.add(root)
+        for name, module in root.named_modules():
+            self._names.setdefault(module, name or type(root).__name__)
+
+    def parameter_names(self) -> dict[int, str]:
+        """Name of every parameter of the roots known so far, by ``id``."""
+        names: dict[int, str] = {}
+        for root in self._roots:
+            for name, parameter in root.named_parameters():
+                names.setdefault(id(parameter), name)
+        return names
 
     @property
     def current(self) -> str:
@@ -45,7 +59,10 @@ class ModuleStack:
             stack = getattr(self._local, "stack", None)
             if stack is None:
                 stack = self._local.stack = []
-            name = self._names.get(id(module))
+            name = self._names.get(module)
+            if name is None and not stack:
+                self._learn(module)
+                name = self._names[module]
             stack.append((id(module), type(module).__name__ if name is None else name))
 
         def leave(module: torch.nn.Module, inputs: Any, output: Any) -> None:

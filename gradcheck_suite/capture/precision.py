@@ -83,7 +83,7 @@ class InFloat64(TorchFunctionMode):
         return flat
 
 
-class PrecisionProbe(TorchDispatchMode):
+class PrecisionProbe(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The coarsest real dtype that a value depending on the leaves passes through.
 
     Memory is what is followed, so that ``detach`` hides nothing. Masks and indices are not followed: they are
@@ -91,7 +91,7 @@ class PrecisionProbe(TorchDispatchMode):
     """
 
     def __init__(self, leaves: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.coarsest = torch.float64
         # The storages are held on to: a freed one's number would be given to another.
         self._followed = {s._cdata: s for leaf in leaves for s in (leaf.untyped_storage(),)}
@@ -141,15 +141,16 @@ class Additions(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        sizes: list[Tensor] = []
-        if func in _ADDITIONS:
-            sizes = [x.detach().abs() for x in args[:2] if isinstance(x, Tensor) and x.requires_grad]
+        # The operand's largest entry stands for all: the zeros that a ReLU leaves are not lost, only small.
+        sizes = [
+            float(x.detach().abs().max())
+            for x in args[:2]
+            if func in _ADDITIONS and isinstance(x, Tensor) and x.requires_grad and x.numel()
+        ]
         result = func(*args, **(kwargs or {}))
-        if sizes and isinstance(result, Tensor) and result.requires_grad and result.is_floating_point():
+        if any(sizes) and isinstance(result, Tensor) and result.requires_grad and result.is_floating_point():
             unit = torch.finfo(result.dtype).eps * result.detach().abs()
-            lost = torch.zeros_like(unit, dtype=torch.bool)
-            for size in sizes:
-                lost |= unit > _LOST * size.clamp_min(torch.finfo(size.dtype).tiny)
+            lost = unit > _LOST * min(size for size in sizes if size > 0)
             if bool(lost.any()):
                 self.found.append((result, lost))
         return result

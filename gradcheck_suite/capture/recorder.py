@@ -14,6 +14,7 @@ What it relies on, and why it is written as it is:
 from __future__ import annotations
 
 import itertools
+import traceback
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -82,6 +83,17 @@ class _Segment:
         self.first_epoch = first_epoch
 
 
+@dataclass(eq=False, slots=True)
+class _Call:
+    """An operation between its two halves."""
+
+    op: OpRecord
+    segment: _Segment | None
+    inputs: list[tuple[torch.Tensor, TensorRef]]
+    before: list[tuple[torch.Tensor, TensorRef]]
+    bases: list[tuple[torch.Tensor, TensorRef]]
+
+
 class Recorder(TorchDispatchMode):
     """Records the forward of a run; during the backward it only protects values and notes who writes.
 
@@ -93,6 +105,8 @@ class Recorder(TorchDispatchMode):
         known: tensors that exist before the run (parameters, buffers, inputs): their memory has a known origin.
         keep_operations: keep every operation in ``ops``, which a replay of the whole run needs; otherwise an operation
             lives as long as the autograd node it belongs to.
+        forgiving: a fault of the recorder's own stops the recording (``broken`` holds the traceback) instead of raising
+            in the middle of somebody's program.
     """
 
     # A higher-order operator (cond, flex_attention) would otherwise raise under the mode.
@@ -109,8 +123,12 @@ class Recorder(TorchDispatchMode):
         known: Iterable[torch.Tensor] = (),
         *,
         keep_operations: bool = True,
+        forgiving: bool = False,
     ) -> None:
         super().__init__()
+        self.broken: str | None = None
+        self.subclasses: set[str] = set()
+        self._forgiving = forgiving
         self.ops: list[OpRecord] = []
         self.backward_writes: list[BackwardWrite] = []
         self.sources = SourceFinder()
@@ -213,7 +231,7 @@ class Recorder(TorchDispatchMode):
             device=str(tensor.device),
             requires_grad=requires_grad,
             source=value,
-            known=storage in self._known,
+            known=self._segment is None or storage in self._known or not strided or _owned_by_torch(tensor),
             edge=edge,
         )
 
@@ -240,6 +258,12 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self.broken is not None:
+            return func(*args, **kwargs)
+        if types and any(t is not torch.Tensor and t is not torch.nn.Parameter for t in types):
+            # A tensor subclass dispatches to itself; what it does inside arrives here again as plain operations.
+            self.subclasses.update(t.__name__ for t in types)
+            return func(*args, **kwargs)
         traits = self._traits.get(func)
         if traits is None:
             traits = self._traits[func] = _read_traits(func)
@@ -247,11 +271,47 @@ class Recorder(TorchDispatchMode):
             if traits.writes or traits.writes_by_name:
                 self._protect_in_backward(traits, args, kwargs)
             return func(*args, **kwargs)
+        if not self._keep_operations and not self._matters(args, kwargs):
+            # No node can come of it; all that matters when watching is what it overwrites.
+            if traits.writes or traits.writes_by_name:
+                self._overwrite(traits, args, kwargs)
+            return func(*args, **kwargs)
+        try:
+            call = self._before(traits, args, kwargs)
+        except Exception:  # a watched program must not fail because its watcher did
+            self._give_up()
+            return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        try:
+            self._after(call, out)
+        except Exception:  # likewise
+            self._give_up()
+        return out
+
+    def _matters(self, args: Any, kwargs: Any) -> bool:
+        """Whether an operation can become part of a node: an input is tracked, or a custom Function is running.
+
+        Inside a Function's forward grad mode is off and intermediate results require no grad.
+        """
+        if _requires_grad(args) or (kwargs and _requires_grad(kwargs.values())):
+            return True
+        if torch.is_grad_enabled():
+            return False
+        return self.sources.find(2, look_for_function=True)[1] is not None
+
+    def _give_up(self) -> None:
+        """Stop recording after a fault of our own: loudly when checking, quietly noted when watching."""
+        if not self._forgiving:
+            raise
+        self.broken = traceback.format_exc()
+        self._pending.clear()
+        self._segment = None
+
+    def _before(self, traits: _OpTraits, args: Any, kwargs: Any) -> _Call:
         self._settle()
         grad_enabled = torch.is_grad_enabled()
-        location, forward_frame = self.sources.find(1, look_for_function=self._segment is not None or not grad_enabled)
+        location, forward_frame = self.sources.find(2, look_for_function=self._segment is not None or not grad_enabled)
         segment = self._segment_for(forward_frame)
-
         inputs: list[tuple[torch.Tensor, TensorRef]] = []
         record_args = tuple(self._record_value(a, inputs) for a in args)
         record_kwargs = {k: self._record_value(v, inputs) for k, v in kwargs.items()}
@@ -263,13 +323,28 @@ class Recorder(TorchDispatchMode):
                 bases.append((base, self._ref(base)))
         for storage in {ref.storage for _, ref in before}:
             self.values.before_write(storage)
+        op = OpRecord(
+            index=self._operation_count,
+            name=traits.name,
+            args=record_args,
+            kwargs=record_kwargs,
+            outputs=(),
+            written=(),
+            location=location,
+            module=self._modules.current if self._modules is not None else "",
+            function=None if segment is None else segment.call,
+            grad_enabled=grad_enabled,
+            random=traits.random,
+        )
+        self._operation_count += 1
+        return _Call(op, segment, inputs, before, bases)
 
-        out = func(*args, **kwargs)
-
-        for storage in {ref.storage for _, ref in before}:
+    def _after(self, call: _Call, out: Any) -> None:
+        op = call.op
+        for storage in {ref.storage for _, ref in call.before}:
             self._epoch_clock += 1
             self._epochs[storage] = self._epoch_clock
-        input_storages = {ref.storage for _, ref in inputs}
+        input_storages = {ref.storage for _, ref in call.inputs}
         outputs: list[tuple[torch.Tensor, TensorRef]] = []
         flat = out if isinstance(out, list | tuple) else (out,)
         for item in _tensors_of(flat):
@@ -279,33 +354,19 @@ class Recorder(TorchDispatchMode):
                     # Fresh memory, possibly at an address that earlier memory had.
                     self._storage_count += 1
                     self._storages[pointer] = self._storage_count
-        record_outputs = tuple(self._record_value(o, outputs) for o in flat)
+        op.outputs = tuple(self._record_value(o, outputs) for o in flat)
         for _, ref in outputs:
             self._known.add(ref.storage)
             ref.known = True
         written = []
-        for tensor, ref in before:
+        for tensor, ref in call.before:
             after = next((r for t, r in outputs if t is tensor), None) or self._ref(tensor)
             after.known = True
             written.append((ref, after))
-        op = OpRecord(
-            index=self._operation_count,
-            name=traits.name,
-            args=record_args,
-            kwargs=record_kwargs,
-            outputs=record_outputs,
-            written=tuple(written),
-            location=location,
-            module=self._modules.current if self._modules is not None else "",
-            function=None if segment is None else segment.call,
-            grad_enabled=grad_enabled,
-            random=traits.random,
-        )
-        self._operation_count += 1
+        op.written = tuple(written)
         if self._keep_operations:
             self.ops.append(op)
-        self._note_outputs(op, segment, outputs, before, bases)
-        return out
+        self._note_outputs(op, call.segment, outputs, call.before, call.bases)
 
     def _note_outputs(
         self,
@@ -345,29 +406,31 @@ class Recorder(TorchDispatchMode):
         return [next((t, ref) for t, ref in inputs if t is target) for target in targets]
 
     def _protect_in_backward(self, traits: _OpTraits, args: Any, kwargs: Any) -> None:
+        saved = self._overwrite(traits, args, kwargs)
+        if saved:
+            location, _ = self.sources.find(2, look_for_function=False)
+            self.backward_writes.extend(BackwardWrite(value, traits.name, location) for value in saved)
+
+    def _overwrite(self, traits: _OpTraits, args: Any, kwargs: Any) -> list[TensorValue]:
+        """Save what an unrecorded operation is about to overwrite; returns the values that had to be copied."""
         targets: list[torch.Tensor] = []
         for position in traits.writes:
-            if position < len(args):
-                value = args[position]
-                targets.extend(_tensors_of(value if isinstance(value, list | tuple) else (value,)))
+            value = args[position] if position < len(args) else kwargs.get(traits.argument_names[position])
+            targets.extend(_tensors_of(value if isinstance(value, list | tuple) else (value,)))
         for name in traits.writes_by_name:
             value = kwargs.get(name)
             targets.extend(_tensors_of(value if isinstance(value, list | tuple) else (value,)))
-        location: Location | None = None
-        looked = False
+        saved: list[TensorValue] = []
         for target in targets:
             if target.layout is not torch.strided:
                 continue
             number = self._storages.get(target.untyped_storage()._cdata)
             if number is None:
                 continue
-            saved = self.values.before_write(number)
+            saved.extend(self.values.before_write(number))
             self._epoch_clock += 1
             self._epochs[number] = self._epoch_clock
-            if saved and not looked:
-                looked = True
-                location, _ = self.sources.find(2, look_for_function=False)
-            self.backward_writes.extend(BackwardWrite(value, traits.name, location) for value in saved)
+        return saved
 
     # -- custom Functions and settling ---------------------------------------------------------------------------
 
@@ -469,6 +532,21 @@ class Recorder(TorchDispatchMode):
         if origin is None or origin.base_after is None:
             return None
         return NodeOrigin("view-of-written", list(origin.ops), base_after=origin.base_after, view=view)
+
+
+def _owned_by_torch(tensor: torch.Tensor) -> bool:
+    """Whether the memory came from torch's allocator, rather than from NumPy or C++ behind its back."""
+    return tensor.untyped_storage().resizable()
+
+
+def _requires_grad(values: Iterable[Any]) -> bool:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            if value.requires_grad:
+                return True
+        elif isinstance(value, list | tuple) and _requires_grad(value):
+            return True
+    return False
 
 
 def _describe_call(call: FunctionCall, origin: NodeOrigin, node: Any) -> None:

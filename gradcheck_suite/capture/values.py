@@ -45,7 +45,15 @@ def to_array(tensor: torch.Tensor) -> Array:
             t = t.to(torch.float32)
         elif t.dtype is torch.complex32:
             t = t.to(torch.complex64)
-        return np.asarray(t.numpy())
+        return _as_numpy(t)
+
+
+def _as_numpy(tensor: torch.Tensor) -> Array:
+    # Tensor.numpy() would forbid the user's tensor to be resized from then on; DLPack leaves it as it is.
+    try:
+        return np.from_dlpack(tensor)  # type: ignore[arg-type]
+    except (BufferError, RuntimeError, TypeError):
+        return np.asarray(tensor.clone().numpy())
 
 
 class TensorValue:
@@ -62,6 +70,12 @@ class TensorValue:
 
     def array(self) -> Array:
         return to_array(self.tensor)
+
+    def identity(self) -> object:
+        tensor = self.tensor
+        if tensor.layout is not torch.strided:
+            return id(tensor)
+        return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.is_conj(), tensor.is_neg()
 
 
 class CopyOnWrite:

@@ -223,10 +223,10 @@ def _transposed(case: _Case) -> str:
     if case.wrong.size < 4 or len(shape) < 2:
         return ""
     for first, second in itertools.combinations(range(len(shape)), 2):
-        if shape[first] == shape[second] > 1:
-            if case.same(case.actual, np.swapaxes(case.expected, first, second)):
-                axes = "" if len(shape) == 2 else f" (dimensions {first} and {second} swapped)"
-                return f"the gradient is transposed{axes}"
+        swapped = np.swapaxes(case.expected, first, second)
+        if shape[first] == shape[second] > 1 and case.same(case.actual, swapped):
+            axes = "" if len(shape) == 2 else f" (dimensions {first} and {second} swapped)"
+            return f"the gradient is transposed{axes}"
     if case.same(case.actual.reshape(-1), case.expected.T.reshape(-1)) and min(shape) > 1:
         return "the gradient is transposed and then reshaped: reshape was used where a transpose is due"
     return ""
@@ -242,7 +242,10 @@ def _shifted(case: _Case) -> str:
             inner = [slice(None)] * case.expected.ndim
             inner[axis] = slice(abs(step), None) if step > 0 else slice(None, step)
             kept = tuple(inner)
-            if case.expected[kept].size < _FEWEST + 1 or np.ptp(np.abs(case.expected[kept])) <= _MATCH * case.scale:
+            if (
+                case.expected[kept].size < _FEWEST + 1
+                or np.ptp(np.abs(case.expected[kept])) <= _MATCH * case.scale
+            ):
                 continue
             if case.same(case.actual[kept], moved[kept]):
                 return f"the gradient is shifted by {abs(step)} along dimension {axis}"

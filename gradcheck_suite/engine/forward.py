@@ -42,7 +42,11 @@ def as_tensor(value: Any) -> Any:
 
 
 def propagate(
-    primitive: Primitive, levels: Sequence[int], args: Sequence[Any], static: dict[str, Any], outs: Sequence[Any]
+    primitive: Primitive,
+    levels: Sequence[int],
+    args: Sequence[Any],
+    static: dict[str, Any],
+    outs: Sequence[Any],
 ) -> None:
     """Give every output its tangents, outermost level first."""
     for level in levels:
@@ -116,7 +120,8 @@ def _transposed_vjp(
     with enable_grad():
         stripped = tuple(strip(o, level) for o in outs)
         seeds = tuple(
-            Tensor(np.zeros(o.shape, o.dtype), requires_grad=True) if o.__class__ is Tensor else None for o in outs
+            Tensor(np.zeros(o.shape, o.dtype), requires_grad=True) if o.__class__ is Tensor else None
+            for o in outs
         )
         single = len(outs) == 1 and not primitive.nondifferentiable_outputs
         answer = primitive.pull_argument(
@@ -134,7 +139,9 @@ def _transposed_vjp(
             if one.requires_grad:
                 roots.append((one._gradient_edge(), tangent))
     wanted = [s._gradient_edge() for s in seeds if s is not None]
-    found = iter(run_backward(roots, wanted, retain_graph=True, create_graph=create) if roots else [None] * len(wanted))
+    found = iter(
+        run_backward(roots, wanted, retain_graph=True, create_graph=create) if roots else [None] * len(wanted)
+    )
     return tuple(next(found) if s is not None else None for s in seeds)
 
 

@@ -69,7 +69,9 @@ class FunctionNode(Node):
 
     __slots__ = ("context", "function", "single")
 
-    def __init__(self, function: type[Function], context: Context, edges: Any, metas: Any, single: bool) -> None:
+    def __init__(
+        self, function: type[Function], context: Context, edges: Any, metas: Any, single: bool
+    ) -> None:
         Node.__init__(self, edges, metas)
         self.function = function
         self.context = context
@@ -79,10 +81,10 @@ class FunctionNode(Node):
     def name(self) -> str:  # type: ignore[override]
         return self.function.__name__
 
-    def pull(self, cotangents: list[Tensor | None]) -> Sequence[Tensor | None]:
-        given = [
-            wrap(np.zeros(*meta)) if g is None else g for g, meta in zip(cotangents, self.metas)
-        ]
+    def pull(
+        self, cotangents: list[Tensor | None], active: Sequence[bool] | None = None
+    ) -> Sequence[Tensor | None]:
+        given = [wrap(np.zeros(*meta)) if g is None else g for g, meta in zip(cotangents, self.metas)]
         answer = self.function.backward(self.context, *given)
         answers = answer if isinstance(answer, (tuple, list)) else (answer,)
         if len(answers) != len(self.edges):
@@ -148,7 +150,9 @@ class Function:
         return outs[0] if single else tuple(outs)
 
 
-def _replace(saved: tuple[tuple[Any, int], ...], position: int, tensor: Tensor) -> tuple[tuple[Any, int], ...]:
+def _replace(
+    saved: tuple[tuple[Any, int], ...], position: int, tensor: Tensor
+) -> tuple[tuple[Any, int], ...]:
     """The saved pairs with an output exchanged for a tensor that does not refer to the node."""
     return (*saved[:position], (tensor, saved[position][1]), *saved[position + 1 :])
 

@@ -23,7 +23,9 @@ def __getattr__(name: str) -> Any:
     for table in (PRIMITIVES, DERIVED):
         if name in table:
             return table[name]
-    raise AttributeError(f"the engine has no operation {name!r}; gradcheck_suite.engine.PRIMITIVES lists them")
+    raise AttributeError(
+        f"the engine has no operation {name!r}; gradcheck_suite.engine.PRIMITIVES lists them"
+    )
 
 
 def __dir__() -> list[str]:

@@ -47,7 +47,9 @@ def perturbed(eps: float, rng: np.random.Generator) -> Iterator[None]:
     measures how strongly rounding moves them.
     """
     if not eps >= 0:
-        raise ValueError(f"perturbed(eps={eps!r}) failed: a relative error size is >= 0. Pass for example 1e-7.")
+        raise ValueError(
+            f"perturbed(eps={eps!r}) failed: a relative error size is >= 0. Pass for example 1e-7."
+        )
     mode = THREAD.mode
     outer = mode.perturbation
     mode.perturbation = Perturbation(eps, rng)

@@ -63,7 +63,9 @@ def _row(node: Node, numbers: dict[Node, str]) -> list[str]:
     if value is not None and value.ndim == 0:
         row.append(f"= {_number(value)}")
     if gradient is not None:
-        row.append(f"grad = {_number(gradient.data)}" if gradient.ndim == 0 else f"grad: {list(gradient.shape)}")
+        row.append(
+            f"grad = {_number(gradient.data)}" if gradient.ndim == 0 else f"grad: {list(gradient.shape)}"
+        )
     return row
 
 

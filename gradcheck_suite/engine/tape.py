@@ -51,8 +51,13 @@ class Node:
         self.label: str | None = None
         self.value: np.ndarray[Any, Any] | None = None  # kept when 0-d, for the printout
 
-    def pull(self, cotangents: list[Tensor | None]) -> Sequence[Tensor | None]:
-        """Cotangents of the inputs, one per edge, given those of the outputs (None: no gradient)."""
+    def pull(
+        self, cotangents: list[Tensor | None], active: Sequence[bool] | None = None
+    ) -> Sequence[Tensor | None]:
+        """Cotangents of the inputs, one per edge, given those of the outputs (None: no gradient).
+
+        `active` says for which edges this pass wants one; None: for all that there are.
+        """
         raise NotImplementedError
 
     def release(self) -> None:
@@ -175,8 +180,8 @@ def _run(
     # A sum made here and seen by nobody yet may be added to in place: ids of such tensors.
     own: set[int] | None = None if create_graph or mode.levels or mode.perturbation else set()
 
-    for edge, cotangent in roots:
-        _add(mode, pending, edge, cotangent, own)
+    for edge, root in roots:
+        _add(mode, pending, edge, root, own)
     while order:
         node = order.pop()
         cotangents = pending.pop(node, None)
@@ -206,12 +211,15 @@ def _run(
             own.difference_update(map(id, cotangents))
         if not node.edges or (leads is not None and node not in leads):
             continue
-        pulled = node.pull(cotangents)
+        active = (
+            None if leads is None else [e is not None and not _idle(e, leads, wanted) for e in node.edges]
+        )
+        pulled = node.pull(cotangents, active)
         del cotangents
         if not retain_graph:
             node.release()
-        for source, contribution in zip(node.edges, pulled):
-            if source is None or contribution is None or (leads is not None and _idle(source, leads, wanted)):
+        for position, (source, contribution) in enumerate(zip(node.edges, pulled)):
+            if source is None or contribution is None or (active is not None and not active[position]):
                 continue
             meta = source[0].metas[source[1]]
             data = contribution.data

@@ -17,10 +17,9 @@ from .tape import Edge, Hook, HookHandle, Leaf, Node, run_backward
 Array = NDArray[Any]
 
 
-class Version(list[Any]):
-    """[count of in-place writes, whether another tensor looks at the same buffer, last writer]."""
-
-    __slots__ = ()
+Version = list[Any]
+"""[count of in-place writes, whether another tensor looks at the same buffer, last writer]: a plain list,
+because one is made per tensor."""
 
 
 @final
@@ -85,7 +84,7 @@ class Tensor:
     def _start(self) -> None:
         self._edge = None
         self._requires_grad = False
-        self._version = Version((0, False, None))
+        self._version = [0, False, None]
         self.grad = None
         self._label = None
         self._leaf = None
@@ -336,12 +335,12 @@ class Tensor:
             self.data = np.array(after.data) if np.may_share_memory(after.data, before.data) else after.data
             self._edge = after._edge
             self._requires_grad = True
-            self._version = Version((self._version[0], False, None)) if self._version[1] else self._version
+            self._version = [self._version[0], False, None] if self._version[1] else self._version
             if self._label is not None:
                 self.label = self._label
         elif self._version[1] or not self.data.flags.writeable:
             self.data = np.array(after.data)
-            self._version = Version((self._version[0], False, None))
+            self._version = [self._version[0], False, None]
         else:
             np.copyto(self.data, after.data)
         self._tangents = after._tangents
@@ -549,7 +548,7 @@ def wrap(data: Array) -> Tensor:
     made = _new(Tensor)
     made.data = data
     made._requires_grad = False
-    made._version = Version((0, False, None))
+    made._version = [0, False, None]
     made.grad = made._edge = made._label = made._leaf = made._hooks = made._tangents = None
     return made
 
@@ -566,7 +565,7 @@ def plain_index(index: Any) -> Any:
     return index.data if isinstance(index, Tensor) else index
 
 
-def shadow(source: Tensor, tangents: dict[int, Tensor] | None | bool = True) -> Tensor:
+def shadow(source: Tensor, tangents: dict[int, Tensor] | bool | None = True) -> Tensor:
     """A second tensor with the same buffer and place in the graph, and a version counter of its own.
 
     `tangents`: True keeps the source's forward-mode tangents, otherwise those to carry instead.

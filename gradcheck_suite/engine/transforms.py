@@ -85,7 +85,11 @@ def vjp(f: Callable[..., Any], *primals: Tensor | ArrayLike) -> tuple[Any, Calla
             (o._gradient_edge(), initial_cotangent(o, c)) for o, c in zip(outs, cotangents) if o.requires_grad
         ]
         targets = [t._gradient_edge() for t in inner]
-        found = run_backward(roots, targets, retain_graph=True, create_graph=again) if roots else [None] * len(targets)
+        found = (
+            run_backward(roots, targets, retain_graph=True, create_graph=again)
+            if roots
+            else [None] * len(targets)
+        )
         return tuple(
             wrap(np.zeros(t.shape, t.dtype)) if gradient is None else gradient
             for t, gradient in zip(inner, found)

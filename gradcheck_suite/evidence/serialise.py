@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ def report_from_dict(data: Mapping[str, Any]) -> Report:
 # ------------------------------------------------------------------------------------------------ annotations
 
 
-@lru_cache(maxsize=None)
+@cache
 def _schema(cls: type) -> tuple[tuple[Field[Any], Any], ...]:
     """The fields of a dataclass with their annotations resolved."""
     hints = typing.get_type_hints(cls)
@@ -102,7 +102,8 @@ def _is_union(annotation: Any) -> bool:
 def _encode_dataclass(value: Any, path: str) -> dict[str, Any]:
     cls: type = type(value)
     return {
-        item.name: _encode(getattr(value, item.name), hint, f"{path}.{item.name}") for item, hint in _schema(cls)
+        item.name: _encode(getattr(value, item.name), hint, f"{path}.{item.name}")
+        for item, hint in _schema(cls)
     }
 
 
@@ -125,7 +126,9 @@ def _encode(value: Any, annotation: Any, path: str) -> Any:
         if not isinstance(value, Mapping):
             raise _wrong(path, "a mapping", value)
         kind = typing.get_args(annotation)[1]
-        return {_text_key(key, path): _encode(entry, kind, f"{path}[{key!r}]") for key, entry in value.items()}
+        return {
+            _text_key(key, path): _encode(entry, kind, f"{path}[{key!r}]") for key, entry in value.items()
+        }
     if is_dataclass(annotation):
         if type(value) is not annotation:
             raise _wrong(path, _name(annotation), value)
@@ -298,10 +301,13 @@ def _decode_free(data: Any, path: str) -> Any:
         return complex(*(_decode(part, float, path) for part in content))
     if tag == "$tuple" and isinstance(content, list):
         return tuple(_decode_free(entry, f"{path}[{i}]") for i, entry in enumerate(content))
-    if tag == "$dict" and isinstance(content, list):
-        if all(isinstance(entry, list) and len(entry) == 2 for entry in content):
-            return {str(key): _decode_free(entry, f"{path}[{key!r}]") for key, entry in content}
+    if tag == "$dict" and isinstance(content, list) and all(map(_is_pair, content)):
+        return {str(key): _decode_free(entry, f"{path}[{key!r}]") for key, entry in content}
     raise _wrong(path, f"a well-formed {tag} value", data)
+
+
+def _is_pair(entry: Any) -> bool:
+    return isinstance(entry, list) and len(entry) == 2
 
 
 def _element_kinds(annotation: Any, length: int, path: str) -> Iterable[Any]:
@@ -309,5 +315,7 @@ def _element_kinds(annotation: Any, length: int, path: str) -> Iterable[Any]:
     if len(kinds) == 2 and kinds[1] is Ellipsis:
         return (kinds[0],) * length
     if len(kinds) != length:
-        raise ValueError(f"converting a report failed: {path} should have {len(kinds)} entries, it has {length}.")
+        raise ValueError(
+            f"converting a report failed: {path} should have {len(kinds)} entries, it has {length}."
+        )
     return kinds

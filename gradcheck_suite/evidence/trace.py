@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
 from .finding import Location
@@ -34,6 +33,10 @@ class ArraySource(Protocol):
 
     def array(self) -> Array:
         """The value: float16/bfloat16 as float32, every other dtype as it is; shape as recorded."""
+        ...
+
+    def identity(self) -> object:
+        """Equal for two sources that look at the same memory in the same way, and so hold the same value."""
         ...
 
 

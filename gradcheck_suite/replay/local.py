@@ -68,6 +68,45 @@ class LocalGradients:
     how: str = "meaning"
 
 
+# Operations that only move elements. What they return depends on no value, and every element of it is one element of
+# the cotangent or zero: the engine can work on the cotangent as it is, and agreement is exact.
+_MOVES = frozenset(
+    f"aten::{name}"
+    for name in (
+        "t",
+        "view",
+        "_unsafe_view",
+        "_reshape_alias",
+        "reshape",
+        "transpose.int",
+        "permute",
+        "unsqueeze",
+        "squeeze",
+        "squeeze.dim",
+        "squeeze.dims",
+        "slice.Tensor",
+        "select.int",
+        "alias",
+        "clone",
+        "unbind.int",
+        "split.Tensor",
+        "split_with_sizes",
+        "diagonal",
+        "flip",
+        "roll",
+    )
+)
+
+
+def _only_moves(node: NodeRecord) -> bool:
+    return (
+        node.role == "op"
+        and len(node.ops) == 1
+        and node.ops[0].name in _MOVES
+        and all(ref is None or ref.dtype in ("float32", "float64") for ref in (*node.inputs, *node.outputs))
+    )
+
+
 def local_gradients(
     node: NodeRecord, cotangents: Sequence[ArraySource | None], *, seed: int = 0
 ) -> LocalGradients:
@@ -79,6 +118,8 @@ def local_gradients(
     if node.role == "unknown" or not node.ops:
         raise Unexplained(f"no recorded operation explains {node.name}")
     groups = _groups(node)
+    if _only_moves(node):
+        return _moved(node, groups, cotangents)
     weights = [None if c is None else _as_engine(c.array()) for c in cotangents]
     grads, outputs = _evaluate(node, groups, weights, None, None)
     rng = np.random.default_rng(seed)
@@ -177,6 +218,35 @@ def _projected(
             if weight is not None and isinstance(output, Tensor):
                 total += float(np.real(np.vdot(weight, output.data)))
     return total
+
+
+def _moved(
+    node: NodeRecord, groups: list[tuple[int, ...]], cotangents: Sequence[ArraySource | None]
+) -> LocalGradients:
+    """Gradients of an operation that only moves elements, in the cotangent's own dtype and without any value."""
+    op = node.ops[0]
+    ref = node.inputs[groups[0][0]]
+    if ref is None:
+        raise Unexplained(f"the argument of {node.name} could not be matched with a recorded value")
+    weights = [None if c is None else c.array() for c in cotangents]
+    kind = next((w.dtype for w in weights if w is not None), np.dtype(np.float64))
+    leaf = Tensor(np.broadcast_to(np.zeros((), kind), ref.shape), requires_grad=True)
+
+    def read(other: TensorRef) -> Any:
+        return leaf if other is ref else to_engine_array(other)
+
+    try:
+        results = compute(op, read)
+    except NoMeaningError as error:
+        raise Unexplained(str(error)) from error
+    slots = range(max(len(cotangents), 1))
+    outputs = [_of_slot(results, node.key, s, node.outputs[s] if s < len(node.outputs) else None) for s in slots]
+    gradients = _pull_back(node, groups, [leaf], outputs, weights, None, None)
+
+    def exact(_: int, __: float) -> Array:
+        return np.zeros(())
+
+    return LocalGradients(gradients, groups, [], exact, exact, lambda *_: None)
 
 
 def _groups(node: NodeRecord) -> list[tuple[int, ...]]:

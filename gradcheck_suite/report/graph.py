@@ -26,7 +26,9 @@ from .view import MARKS, node_status, where
 
 __all__ = ["GraphView", "draw", "layout_program"]
 
-_MOST_NODES = 400  # beyond it, nodes are drawn by module: a larger picture cannot be read, and layout takes long
+_MOST_NODES = (
+    400  # beyond it, nodes are drawn by module: a larger picture cannot be read, and layout takes long
+)
 _LAYOUT_SECONDS = 20.0
 
 # A font whose widths every layout program knows; the page shows its own monospaced one, which is as wide.
@@ -119,7 +121,8 @@ def _new_graph() -> graphviz.Digraph:
 
 def _label(text: str) -> str:
     """Text that DOT shows as it is: backslashes are no escapes, and angle brackets no HTML."""
-    return graphviz.nohtml(text.replace("\\", "\\\\").replace("\n", "\\n"))
+    label: str = graphviz.nohtml(text.replace("\\", "\\\\").replace("\n", "\\n"))
+    return label
 
 
 def _described(node: GraphNode, status: str, has_row: bool) -> _Drawn:
@@ -153,7 +156,9 @@ def _generated(report: Report, statuses: Mapping[int, str]) -> _Plan:
 def _coloured(report: Report, statuses: Mapping[int, str]) -> _Plan:
     """The drawing that came with the report; later statements for a node add to the earlier ones."""
     defaults = f'\n\tnode [fontname="{_FONT}", margin="{_MARGIN}"]'
-    source = re.sub(r"^\s*node \[[^\]]*\];?", lambda m: m[0] + defaults, report.graph_dot, count=1, flags=re.MULTILINE)
+    source = re.sub(
+        r"^\s*node \[[^\]]*\];?", lambda m: m[0] + defaults, report.graph_dot, count=1, flags=re.MULTILINE
+    )
     body, brace, rest = source.rpartition("}")
     # torchviz asks for a page of 12 inches, which scales the text of larger graphs out of sight.
     dot = f'{body}\tgraph [size="", nodesep="0.25", ranksep="0.35", pad="0.15"]\n{brace}{rest}'
@@ -237,7 +242,12 @@ def _layout(dot: str) -> tuple[str, str]:
     # The graphviz package can run a program too, but only one called `dot`, and without a time limit.
     try:
         done = subprocess.run(
-            [program, "-Tsvg"], input=dot, capture_output=True, encoding="utf-8", timeout=_LAYOUT_SECONDS, check=False
+            [program, "-Tsvg"],
+            input=dot,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=_LAYOUT_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return "", f"The graph was not drawn: {Path(program).name} took longer than {_LAYOUT_SECONDS:.0f} s."
@@ -330,7 +340,9 @@ def _corner(group: ElementTree.Element) -> tuple[float, float] | None:
             cx, cy, rx, ry = (float(shape.get(key, "0")) for key in ("cx", "cy", "rx", "ry"))
             return cx - rx * 0.71, cy - ry * 0.71
         if name in ("polygon", "path"):
-            numbers = [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", shape.get("points") or shape.get("d") or "")]
+            numbers = [
+                float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", shape.get("points") or shape.get("d") or "")
+            ]
             if numbers:
                 return min(numbers[0::2]), min(numbers[1::2])
     return None

@@ -25,14 +25,18 @@ def write_html(report: Report) -> str:
     """The text of a ``.html`` file."""
     graph = draw(report)
     view = view_of(report)
-    return _environment().get_template("page.html.j2").render(
-        view=view,
-        rules=_by_rule(view.findings),
-        graph=graph,
-        # Built from known elements and escaped texts only; see graph._clean.
-        graph_svg=Markup(graph.svg),
-        marks=MARKS,
-        version=__version__,
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            view=view,
+            rules=_by_rule(view.findings),
+            graph=graph,
+            # Built from known elements and escaped texts only; see graph._clean.
+            graph_svg=Markup(graph.svg),
+            marks=MARKS,
+            version=__version__,
+        )
     )
 
 

@@ -42,7 +42,12 @@ def write_text(report: Report, width: int = _WIDTH) -> str:
 
 def print_report(report: Report, console: Console | None = None) -> None:
     """Print to a console: coloured and as wide as the terminal if it is one, plain otherwise."""
-    (console or Console(highlight=False)).print(_render(view_of(report)), highlight=False)
+    console = console or Console(highlight=False)
+    if console.is_terminal:
+        console.print(_render(view_of(report)), highlight=False)
+    else:
+        # Not through rich: it pads lines to the full width, and 80 columns is its guess for a file.
+        console.file.write(write_text(report))
 
 
 def finding_text(finding: FindingView, width: int = _WIDTH) -> str:
@@ -53,7 +58,13 @@ def finding_text(finding: FindingView, width: int = _WIDTH) -> str:
 def _plain(what: RenderableType, width: int) -> str:
     stream = io.StringIO()
     console = Console(
-        file=stream, width=width, color_system=None, force_terminal=False, highlight=False, emoji=False, markup=False
+        file=stream,
+        width=width,
+        color_system=None,
+        force_terminal=False,
+        highlight=False,
+        emoji=False,
+        markup=False,
     )
     console.print(what)
     # Rich pads the cells of tables; trailing blanks would only make diffs noisy.
@@ -68,11 +79,19 @@ def _render(view: ReportView) -> RenderableType:
     if table is not None:
         parts += ["", table]
     if view.unverified:
-        parts += ["", Text("not verified", style="bold"), Padding(_unverified(view), (0, 0, 0, 2))]
+        parts += [
+            "",
+            Text("not verified", style="bold"),
+            Padding(_unverified(view), (0, 0, 0, 2), expand=False),
+        ]
     if view.notes:
         parts += ["", *(_line("note: ", note, "cyan") for note in view.notes)]
     if view.reproduction and view.status != "pass":
-        parts += ["", Text("to repeat this check", style="bold"), Padding(Text(view.reproduction), (0, 0, 0, 2))]
+        parts += [
+            "",
+            Text("to repeat this check", style="bold"),
+            Padding(Text(view.reproduction), (0, 0, 0, 2), expand=False),
+        ]
     if view.environment:
         facts = ", ".join(f"{name} {value}" for name, value in view.environment)
         parts += ["", Text(facts, style="dim")]
@@ -80,13 +99,15 @@ def _render(view: ReportView) -> RenderableType:
 
 
 def _head(view: ReportView) -> RenderableType:
-    head = Text.assemble((view.verdict, _STYLES[view.status]), "  ", (view.title, "bold"), ": ", view.headline)
+    head = Text.assemble(
+        (view.verdict, _STYLES[view.status]), "  ", (view.title, "bold"), ": ", view.headline
+    )
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in view.facts:
         table.add_row(name, Text(value))
-    return Group(head, Padding(table, (0, 0, 0, 2)))
+    return Group(head, Padding(table, (0, 0, 0, 2), expand=False))
 
 
 def _finding(finding: FindingView) -> RenderableType:
@@ -98,7 +119,7 @@ def _finding(finding: FindingView) -> RenderableType:
     body += _code(finding)
     if finding.hint:
         body.append(_line("hint: ", finding.hint, "green"))
-    return Group(head, Padding(Group(*body), (0, 0, 0, 2)))
+    return Group(head, Padding(Group(*body), (0, 0, 0, 2), expand=False))
 
 
 def _code(finding: FindingView) -> Iterable[RenderableType]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +12,11 @@ from ..evidence import (
     GradientVerdict,
     Location,
     NodeVerdict,
-    Outcome,
     Report,
-    Severity,
-    Testimony,
 )
 from ..rules import find_rule
-from ..wording import element, number, pair, plural, relative_path, seconds, small
+from ..wording import number, relative_path, seconds, small
+from .summary import HOW, MARKS, TestimonyRow, facts, headline, local, node_status, testimony_row
 
 __all__ = [
     "MARKS",
@@ -34,28 +31,9 @@ __all__ = [
     "view_of",
 ]
 
-# Statuses as they appear in class names and legends, with the sign and the word for each; colour only repeats them.
-MARKS: Mapping[str, tuple[str, str]] = {
-    "agree": ("✓", "verified"),
-    "disagree": ("✗", "wrong"),
-    "inconclusive": ("?", "inconclusive"),
-    "unverified": ("–", "not verified"),
-}
-
-_HOW = {
-    "meaning": "by their meaning in the engine",
-    "decomposition": "by decomposition",
-    "numerical": "numerically",
-    "exact": "with nothing to compute",
-}
-_WITNESSES = {
-    "engine": "engine",
-    "sum": "sums",
-    "replay": "replay in the engine",
-    "finite_difference": "finite differences",
-    "torch_reverse": "torch",
-}
-_MOST_NODES = 1500  # rows of the node table; wrong and unverified nodes come first, so that none of them is cut
+_MOST_NODES = (
+    1500  # rows of the node table; wrong and unverified nodes come first, so that none of them is cut
+)
 
 
 @dataclass(frozen=True)
@@ -87,21 +65,6 @@ class FindingView:
     why: str
     anchor: str
     node: int | None
-
-
-@dataclass(frozen=True)
-class TestimonyRow:
-    """One witness's statement: words, and the numbers of the worst element."""
-
-    __test__ = False  # not a test class, whatever its name suggests to pytest
-
-    witness: str
-    subject: str
-    status: str
-    mark: str
-    word: str
-    numbers: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -179,105 +142,35 @@ def view_of(report: Report) -> ReportView:
     """Turn a report's facts into what is shown."""
     status = "fail" if report.errors else "pass" if report.verified else "nothing"
     order = {"disagree": 0, "inconclusive": 1, "unverified": 2, "agree": 3}
-    nodes = sorted(report.nodes, key=lambda n: order[node_status(n)]) if len(report.nodes) > _MOST_NODES else report.nodes
+    nodes = (
+        sorted(report.nodes, key=lambda n: order[node_status(n)])
+        if len(report.nodes) > _MOST_NODES
+        else report.nodes
+    )
     # What GC190 says stands in the section of its own; saying it twice would bury the rest.
     findings = [f for f in report.findings if not (f.code == "GC190" and report.unverified)]
     return ReportView(
         title=report.title,
         status=status,
         verdict={"pass": "PASS", "fail": "FAIL", "nothing": "NOTHING VERIFIED"}[status],
-        headline=_headline(report, status),
-        facts=tuple(_facts(report)),
+        headline=headline(report, status),
+        facts=tuple(facts(report)),
         findings=tuple(
             _finding(f, place) for place, f in enumerate(sorted(findings, key=lambda f: -f.severity), 1)
         ),
         gradients=_gradients(report.gradients),
         nodes=tuple(map(_node, nodes[:_MOST_NODES])),
         nodes_left_out=max(0, len(nodes) - _MOST_NODES),
-        testimonies=tuple(map(_testimony, report.testimonies)),
+        testimonies=tuple(map(testimony_row, report.testimonies)),
         unverified=tuple(
-            UnverifiedRow(u.subject, u.reason, f"{u.count:,} times" if u.count > 1 else "") for u in report.unverified
+            UnverifiedRow(local(u.subject), local(u.reason), f"{u.count:,} times" if u.count > 1 else "")
+            for u in report.unverified
         ),
         notes=report.notes,
         environment=tuple(report.environment.items()),
         timings=tuple((name, seconds(value)) for name, value in report.timings.items()),
         reproduction=report.reproduction,
     )
-
-
-def node_status(verdict: NodeVerdict) -> str:
-    """``"unverified"`` when nothing could be computed for the node, otherwise its outcome."""
-    if verdict.outcome is Outcome.INCONCLUSIVE and not verdict.how:
-        return "unverified"
-    return verdict.outcome.value
-
-
-# ------------------------------------------------------------------------------------------------ the verdict
-
-
-def _headline(report: Report, status: str) -> str:
-    total, verified = len(report.gradients), len(report.verified)
-    some = f"{verified:,} of {plural(total, 'gradient')} verified"
-    if status == "nothing":
-        what = f"0 of {plural(total, 'gradient')} verified" if total else "there was no gradient to verify"
-        return f"{what}; that is not a pass, the reasons are below"
-    everything = f"every element of {plural(total, 'gradient')} verified"
-    seen = everything if verified == total else some
-    if status == "fail":
-        return f"{_severities(report.findings)}; {some}"
-    others = _severities(report.findings)
-    return f"{seen}; {others}" if others else seen
-
-
-def _severities(findings: Iterable[Finding]) -> str:
-    counts = Counter(f.severity for f in findings if f.severity > Severity.NOTE)
-    return ", ".join(plural(counts[s], s.label) for s in sorted(counts, reverse=True))
-
-
-def _facts(report: Report) -> Iterable[tuple[str, str]]:
-    outcomes = Counter(g.outcome for g in report.gradients)
-    if report.gradients:
-        yield (
-            "gradients",
-            _join(
-                f"{outcomes[Outcome.AGREE]:,} of {len(report.gradients):,} verified",
-                (outcomes[Outcome.DISAGREE], "wrong"),
-                (outcomes[Outcome.INCONCLUSIVE], "inconclusive"),
-            ),
-        )
-    if report.nodes:
-        statuses = Counter(map(node_status, report.nodes))
-        how = Counter(n.how for n in report.nodes if n.outcome is Outcome.AGREE)
-        ways = ", ".join(f"{how[key]:,} {text}" for key, text in _HOW.items() if how[key])
-        yield (
-            "nodes",
-            _join(
-                f"{statuses['agree']:,} of {len(report.nodes):,} verified" + (f" ({ways})" if ways else ""),
-                (statuses["disagree"], "wrong"),
-                (statuses["inconclusive"], "inconclusive"),
-                (statuses["unverified"], "not verified"),
-            ),
-        )
-    elements = report.counts.get("elements", sum(n.elements for n in report.nodes))
-    if elements:
-        yield "elements", f"{elements:,} compared one by one"
-    for testimony in report.testimonies:
-        row = _testimony(testimony)
-        yield row.witness, "; ".join(filter(None, (row.word, row.numbers, row.reason)))
-    if report.unverified:
-        yield "not verified", f"{sum(u.count for u in report.unverified):,}, for {plural(len({u.reason for u in report.unverified}), 'reason')}"
-    if report.counts.get("suppressed"):
-        yield "silenced", f"{plural(report.counts['suppressed'], 'finding')} by ignore"
-    if report.timings:
-        # A total, where there is one, is not a stage of its own.
-        stages = {name: value for name, value in report.timings.items() if name != "total"}
-        total = report.timings.get("total", sum(stages.values()))
-        parts = ", ".join(f"{name} {seconds(value)}" for name, value in stages.items())
-        yield "time", f"{seconds(total)} ({parts})" if parts else seconds(total)
-
-
-def _join(head: str, *counted: tuple[int, str]) -> str:
-    return ", ".join([head, *(f"{count:,} {word}" for count, word in counted if count)])
 
 
 # ------------------------------------------------------------------------------------------------ findings
@@ -292,11 +185,13 @@ def _finding(finding: Finding, place: int) -> FindingView:
         severity=finding.severity.label,
         where=where(finding.location),
         context=_context(finding),
-        lines=tuple(finding.message.splitlines()),
-        hint=finding.hint,
+        lines=tuple(local(finding.message).splitlines()),
+        hint=local(finding.hint),
         count=f"seen {finding.count:,} times" if finding.count > 1 else "",
         excerpts=tuple(_excerpts(finding)),
-        numbers=tuple((key.replace("_", " "), _evidence_value(value)) for key, value in finding.evidence.items()),
+        numbers=tuple(
+            (key.replace("_", " "), _evidence_value(value)) for key, value in finding.evidence.items()
+        ),
         reproduction=finding.reproduction,
         summary=info.page.summary if info else "",
         why=info.page.why if info else "",
@@ -348,38 +243,6 @@ def where(location: Location | None) -> str:
 # ------------------------------------------------------------------------------------------------ tables
 
 
-def _testimony(testimony: Testimony) -> TestimonyRow:
-    status = testimony.outcome.value
-    mark, word = MARKS[status]
-    if status == "agree":
-        word = "agrees"
-    elif status == "disagree":
-        word = "disagrees"
-    return TestimonyRow(
-        witness=_WITNESSES.get(testimony.witness, testimony.witness.replace("_", " ")),
-        subject=testimony.subject,
-        status=status,
-        mark=mark,
-        word=word,
-        numbers=_comparison(testimony),
-        reason=testimony.reason,
-    )
-
-
-def _comparison(testimony: Testimony) -> str:
-    numbers = testimony.comparison
-    if numbers is None:
-        return ""
-    if testimony.outcome is Outcome.DISAGREE:
-        actual, expected = pair(numbers.actual, numbers.expected)
-        place = f" at {element(numbers.index)}" if numbers.index else ""
-        return (
-            f"{actual} instead of {expected}{place}; {numbers.differing:,} of {numbers.elements:,} differ, "
-            f"tolerance {small(numbers.tolerance)}"
-        )
-    return f"error {small(numbers.max_error)}, tolerance {small(numbers.tolerance)}"
-
-
 def _gradients(verdicts: Sequence[GradientVerdict]) -> tuple[GradientRow, ...]:
     logs = [math.log10(g.scale) for g in verdicts if 0 < g.scale < math.inf]
     low, high = (min(logs), max(logs)) if logs else (0.0, 0.0)
@@ -408,8 +271,8 @@ def _gradients(verdicts: Sequence[GradientVerdict]) -> tuple[GradientRow, ...]:
                 bar=bar(verdict.scale),
                 error="" if verdict.error is None else small(verdict.error),
                 nodes=verdict.nodes,
-                reason=verdict.reason,
-                testimonies=tuple(map(_testimony, verdict.testimonies)),
+                reason=local(verdict.reason),
+                testimonies=tuple(map(testimony_row, verdict.testimonies)),
             )
         )
     return tuple(rows)
@@ -432,9 +295,9 @@ def _node(verdict: NodeVerdict) -> NodeRow:
         status=status,
         mark=mark,
         word=word,
-        how=_HOW.get(verdict.how, verdict.how).replace("their", "its"),
+        how=HOW.get(verdict.how, verdict.how).replace("their", "its"),
         inputs=", ".join(verdict.inputs),
         outputs=", ".join(verdict.outputs),
         elements=f"{verdict.elements:,}",
-        testimonies=tuple(map(_testimony, verdict.testimonies)),
+        testimonies=tuple(map(testimony_row, verdict.testimonies)),
     )

@@ -9,40 +9,40 @@ Bad::
     import torch
     from gradcheck_suite import check_gradients
 
-    class Gate(torch.nn.Module):
+    class Normalised(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.scale = torch.nn.Linear(3, 3)
-            self.value = torch.nn.Linear(3, 3)
+            self.inner = torch.nn.Linear(3, 3)
 
         def forward(self, x):
-            gate = self.scale(x).sigmoid().detach()  # <-
-            return gate * self.value(x)
+            hidden = self.inner(x)
+            length = hidden.norm().item()  # <-
+            return hidden / length
 
     torch.manual_seed(0)
-    report = check_gradients(Gate(), torch.randn(4, 3))
+    report = check_gradients(Normalised(), torch.randn(4, 3))
 
 Good::
 
     import torch
     from gradcheck_suite import check_gradients
 
-    class Gate(torch.nn.Module):
+    class Normalised(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.scale = torch.nn.Linear(3, 3)
-            self.value = torch.nn.Linear(3, 3)
+            self.inner = torch.nn.Linear(3, 3)
 
         def forward(self, x):
-            gate = self.scale(x).sigmoid()
-            return gate * self.value(x)
+            hidden = self.inner(x)
+            length = hidden.norm()
+            return hidden / length
 
     torch.manual_seed(0)
-    report = check_gradients(Gate(), torch.randn(4, 3))
+    report = check_gradients(Normalised(), torch.randn(4, 3))
 
-Misses: an intended stop-gradient is reported too, since nothing tells it from a mistake: silence it with
-    ``# gradcheck: ignore[detached-graph]`` on its line. A cut whose effect is smaller than the error of the finite
-    differences is not seen.
+Misses: a cut that is written out, ``detach()`` or ``no_grad()``, counts as meant and is only noted; other cuts are
+    reported even where they are meant, which ``# gradcheck: ignore[detached-graph]`` on the line says. A cut whose
+    effect is smaller than the error of the finite differences is not seen.
 """
 
 from __future__ import annotations
@@ -72,11 +72,17 @@ class DetachedGraph(Rule):
             cut: the line where the value left the graph, when it is known.
         """
         numbers = testimony.comparison
-        lines = [f"the output depends on {listing(list(parameters))} around autograd: part of the gradient is lost"]
+        lines = [
+            f"the output depends on {listing(list(parameters))} around autograd: part of the gradient is lost"
+        ]
         if numbers is not None:
             actual, expected = pair(numbers.actual, numbers.expected)
-            lines.append(f"change of the output along a random direction: autograd {actual}  really {expected}")
-            lines.append(f"the difference, {small(numbers.error)}, is far above its error of {small(numbers.tolerance)}")
+            lines.append(
+                f"change of the output along a random direction: autograd {actual}  really {expected}"
+            )
+            lines.append(
+                f"the difference, {small(numbers.error)}, is far above its error of {small(numbers.tolerance)}"
+            )
         if testimony.reason:
             lines.append(testimony.reason)
         if cut is None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import linecache
+from dataclasses import replace
 
 from ..evidence import CodeExcerpt, Location
 
-__all__ = ["excerpt", "excerpts_of", "source_line"]
+__all__ = ["definition", "excerpt", "excerpts_of", "source_line"]
 
 
 def excerpt(location: Location, around: int = 3) -> CodeExcerpt | None:
@@ -26,6 +27,17 @@ def excerpts_of(*locations: Location | None) -> dict[str, CodeExcerpt]:
     """Excerpts by ``str(location)`` for those locations whose source can be read."""
     found = {str(place): excerpt(place) for place in locations if place is not None}
     return {place: lines for place, lines in found.items() if lines is not None}
+
+
+def definition(location: Location, most: int = 20) -> Location:
+    """The line of the ``def`` below the decorators: Python counts a function from its first decorator on."""
+    for line in range(location.line, location.line + most):
+        text = linecache.getline(location.file, line).lstrip()
+        if text.startswith(("def ", "async def ")):
+            return replace(location, line=line)
+        if not text:
+            break
+    return location
 
 
 def source_line(location: Location) -> str:

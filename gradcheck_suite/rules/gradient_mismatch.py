@@ -58,6 +58,7 @@ from typing import Any
 
 from ..evidence import Comparison, Finding, Location, NodeVerdict, RelatedLocation, Severity, Testimony
 from ..wording import element, number, pair, plural, relative_path, share, small
+from .excerpts import definition
 from .registry import Rule, rule
 
 __all__ = ["GradientMismatch"]
@@ -92,6 +93,8 @@ class GradientMismatch(Rule):
             function_name: class name of a custom Function, or "" for an operation of torch.
         """
         name = function_name or verdict.op or verdict.name
+        if backward is not None:
+            backward = definition(backward)
         return cls.finding(
             [f"the backward of {name} disagrees with the derivative of its forward", *_numbers(testimony)],
             location=verdict.location,
@@ -153,7 +156,10 @@ class GradientMismatch(Rule):
         else:
             hint = "every node agrees by itself, so look for a value that reaches the output around autograd"
         return cls.finding(
-            ["the gradient of the whole model disagrees with how its output really changes", *_numbers(testimony)],
+            [
+                "the gradient of the whole model disagrees with how its output really changes",
+                *_numbers(testimony),
+            ],
             location=location,
             evidence=_evidence(testimony),
             hint=hint,
@@ -236,4 +242,6 @@ def _hint(testimony: Testimony, backward: Location | None, function_name: str) -
     if pattern.endswith("in backward") or "backward" in pattern:
         return f"{pattern}{place}"
     target = f"the backward of {function_name}{place}"
-    return f"{pattern}; look at {target}" if pattern else f"compare {target} with the derivative of its forward"
+    return (
+        f"{pattern}; look at {target}" if pattern else f"compare {target} with the derivative of its forward"
+    )

@@ -60,9 +60,8 @@ class Nondeterministic(Rule):
             second, first = pair(numbers.actual, numbers.expected)
             place = element(numbers.index)
             lines.append(f"element {place or '()'}: first run {first}  second run {second}")
-            lines.append(
-                f"{numbers.differing:,} of {plural(numbers.elements, 'element')} differ, by up to {small(numbers.max_error)}"
-            )
+            total = plural(numbers.elements, "element")
+            lines.append(f"{numbers.differing:,} of {total} differ, by up to {small(numbers.max_error)}")
         if op:
             lines.append(f"the first operation whose result differs is {op}")
         return cls.finding(
@@ -70,7 +69,9 @@ class Nondeterministic(Rule):
             location=location,
             module=module,
             op=op,
-            evidence={} if numbers is None else {"differing": numbers.differing, "largest_error": numbers.max_error},
+            evidence={}
+            if numbers is None
+            else {"differing": numbers.differing, "largest_error": numbers.max_error},
             hint="seed every generator from torch.manual_seed, or pass a seeded generator in; "
             "on a GPU try torch.use_deterministic_algorithms(True)",
         )

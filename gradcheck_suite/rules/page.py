@@ -51,7 +51,9 @@ class Page:
                 parts[-1][1].append(line)
 
         def blocks(name: str) -> tuple[str, ...]:
-            return tuple(textwrap.dedent("\n".join(lines)).strip("\n") for head, lines in parts if head == name)
+            return tuple(
+                textwrap.dedent("\n".join(lines)).strip("\n") for head, lines in parts if head == name
+            )
 
         def prose(name: str) -> str:
             # Only the paragraph's own continuation lines are indented; dedenting must not see the first line.

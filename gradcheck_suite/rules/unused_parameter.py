@@ -75,7 +75,9 @@ class UnusedParameter(Rule):
             verb = "requires" if len(group) == 1 else "require"
             findings.append(
                 cls.finding(
-                    [f"{listing(group)}{size} {verb} a gradient and never {verb.replace('require', 'receive')} one"],
+                    [
+                        f"{listing(group)}{size} {verb} a gradient and never {verb.replace('require', 'receive')} one"
+                    ],
                     module=module,
                     evidence={"parameters": list(group), "elements": total},
                     hint="use it in forward, remove it, or set requires_grad_(False) if it is meant to stay fixed",

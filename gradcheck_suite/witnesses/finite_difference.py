@@ -31,6 +31,7 @@ __all__ = ["FiniteDifferenceResult", "finite_difference"]
 _WITNESS = "finite_difference"
 _MOST_LOCALISED = 64
 _LEVELS = 4
+_EXTRA_LEVELS = 2
 _MOST_SHRINKS = 6
 
 
@@ -87,62 +88,82 @@ def _direction(world: World, names: Sequence[str], seed: int) -> dict[str, Tenso
     return move
 
 
+@dataclass(frozen=True)
+class _Ladder:
+    """A slope from shrinking steps, and what happened on the way."""
+
+    slope: Slope | None
+    shrinks: int
+    late: bool
+    smallest: float
+
+
+def _descend(world: World, move: Mapping[str, Tensor], terms: float, deadline: float) -> _Ladder:
+    """Differences over shrinking steps until their slope is settled.
+
+    A step out of the function's domain is skipped. Four steps as a rule, three where they settle it, and more only
+    while they are converging and not there yet: a kink that lay inside the larger ones.
+    """
+    precision = world.precision
+    differences: list[Difference] = []
+    slope: Slope | None = None
+    step, shrinks = precision.start, 0
+    while shrinks <= _MOST_SHRINKS:
+        if time.monotonic() > deadline:
+            return _Ladder(slope, shrinks, True, step)
+        plus = world.change(move, step)
+        minus = world.change(move, -step) if plus is not None else None
+        step /= precision.ratio
+        if plus is None or minus is None:
+            shrinks += 1
+            continue
+        differences.append(Difference(step * precision.ratio, plus, minus))
+        slope = estimate_slope(differences, world.noise)
+        count = len(differences)
+        if count < 3 or slope is None:
+            continue
+        scale = max(terms, abs(slope.value))
+        if slope.error <= 0.02 * precision.floor * scale or count >= _LEVELS + _EXTRA_LEVELS:
+            break
+        if count >= _LEVELS:
+            a, b, c = (d.central for d in differences[-3:])
+            if slope.error <= 0.02 * precision.limit * scale or abs(c - b) >= 0.5 * abs(b - a):
+                break
+    return _Ladder(slope, shrinks, False, step * precision.ratio)
+
+
 def _look(world: World, names: Sequence[str], subject: str, seed: int, deadline: float) -> _Look:
     """Compare differences along one direction with the gradient's inner product with it."""
     move = _direction(world, names, seed)
     expected = sum(inner(world.gradients[name], move[name]) for name in names)
     terms = math.hypot(*(norm(world.gradients[name] * move[name]) for name in names))
-    precision = world.precision
-    differences: list[Difference] = []
-    step, shrinks, late = precision.start, 0, False
-    slope: Slope | None = None
-    while len(differences) < _LEVELS and shrinks <= _MOST_SHRINKS:
-        if time.monotonic() > deadline:
-            late = True
-            break
-        plus = world.change(move, step)
-        minus = world.change(move, -step) if plus is not None else None
-        if plus is None or minus is None:
-            shrinks += 1
-        else:
-            differences.append(Difference(step, plus, minus))
-            slope = estimate_slope(differences, world.noise)
-            if (
-                len(differences) >= 3
-                and slope
-                and slope.error <= 0.02 * precision.floor * max(terms, abs(slope.value))
-            ):
-                break
-        step /= precision.ratio
+    ladder = _descend(world, move, terms, deadline)
+    precision, slope = world.precision, ladder.slope
     outcome, comparison, reason = judge_slope(
         slope, expected, terms, floor=precision.floor, limit=precision.limit
     )
     cause = ""
     if outcome is Outcome.INCONCLUSIVE:
-        cause = "kink" if slope is not None and slope.kink else "domain" if shrinks else "error"
-        if late:
-            cause, reason = "budget", f"the time budget ran out; {reason or 'too few steps'}"
-        elif shrinks and slope is None:
-            reason += (
-                f" (down to {step * precision.ratio:.1g} of each tensor's scale); it raises or is not finite"
-            )
-    elif precision is not DOUBLE:
-        reason = (
-            f"values pass through {precision.name}: compared to {comparison.tolerance / comparison.scale:.1g}"
-            if comparison and comparison.scale
-            else ""
-        )
+        if ladder.late:
+            cause, reason = "budget", f"the time budget ran out; {reason}"
+        elif slope is not None and slope.kink:
+            cause = "kink"
+        elif ladder.shrinks:
+            cause = "domain"
+            if slope is None:
+                reason += (
+                    f" (down to {ladder.smallest:.1g} of each tensor's scale): it raises or is not finite"
+                )
+        else:
+            cause = "error"
+    elif precision is not DOUBLE and comparison and comparison.scale:
+        allowed = comparison.tolerance / comparison.scale
+        reason = f"values pass through {precision.name}: compared to {allowed:.1g}"
     elements = sum(world.base[name].numel() for name in names)
     speaks = f"speaks for the {'float64' if world.wide else precision.name} run, {elements} elements at once"
-    testimony = Testimony(
-        _WITNESS,
-        subject,
-        outcome,
-        comparison,
-        "; ".join(filter(None, (reason, speaks))),
-        slope.value if slope else None,
-    )
-    return _Look(outcome, testimony, cause)
+    reason = f"{reason}; {speaks}" if reason else speaks
+    value = slope.value if slope else None
+    return _Look(outcome, Testimony(_WITNESS, subject, outcome, comparison, reason, value), cause)
 
 
 def _leaves_text(names: Sequence[str]) -> str:
@@ -172,25 +193,30 @@ class _Examination:
     def first(self, names: Sequence[str]) -> _Look:
         """A look that moves off a kink once."""
         seen = self.look(names)
-        if seen.cause == "kink" and not self._displaced:
-            self._displaced = True
-            world = self.world
-            there = copy.copy(world)
-            there.base = dict(world.base)
-            try:
-                there.displace(self.seed)
-                there.differentiate()
-                if set(there.unusable) - set(world.unusable):
-                    raise Abstain("autograd's gradient is not finite there")
-            except Exception as error:  # whatever the user's forward raises at the neighbouring point
-                self.notes.append(f"the point next to the kink could not be used: {_short(error)}")
-                return seen
-            self.world = there
-            self.notes.append(
-                "finite differences were taken at a point 1 % away: at the given one the function has a kink"
-            )
+        if seen.cause == "kink" and self._displace("at the given one the function has a kink"):
             return self.look(names)
         return seen
+
+    def _displace(self, why: str) -> bool:
+        """Go on at a neighbouring point, once; False where that point is no better."""
+        if self._displaced:
+            return False
+        self._displaced = True
+        there = copy.copy(self.world)
+        there.base = dict(there.base)
+        try:
+            there.displace(self.seed)
+            there.differentiate()
+        except Exception as error:  # whatever the user's forward raises at the neighbouring point
+            self.notes.append(f"finite differences stayed at the given point ({why}): {_short(error)}")
+            return False
+        finally:
+            self.world.evaluations = there.evaluations
+        if set(there.unusable) - set(self.world.unusable):
+            return False
+        self.world = there
+        self.notes.append(f"finite differences were taken at a point 1 % away: {why}")
+        return True
 
     def examine(self, directions: int) -> tuple[list[Testimony], tuple[str, ...]]:
         excluded = [
@@ -219,6 +245,13 @@ class _Examination:
                 disagreeing.extend(wrong)
             return testimonies, tuple(disagreeing)
         testimonies, wrong = self._confirm(self.names, first, directions)
+        silent = [n for n in self.names if not bool(self.world.gradients[n].any())]
+        if not wrong and first.outcome is Outcome.AGREE and 0 < len(silent) < len(self.names):
+            # Autograd says that these have no effect at all. Beside loud leaves a small effect would drown, and behind
+            # a layer of zeros (a fresh head) there is none to see at this point.
+            self._displace(f"at the given one {len(silent)} of {len(self.names)} gradients are zero")
+            more, wrong = self._confirm(silent, self.first(silent), 1)
+            testimonies += more
         return testimonies, tuple(wrong)
 
     def _confirm(
@@ -249,21 +282,26 @@ class _Examination:
         return testimonies + each, wrong
 
     def _localise(self, names: Sequence[str]) -> tuple[list[Testimony], list[str]]:
-        testimonies, wrong = [], []
-        for count, name in enumerate(names):
-            if count >= _MOST_LOCALISED or time.monotonic() > self.deadline:
-                self.notes.append(
-                    f"finite differences blamed single tensors among the first {count} only; "
-                    f"{len(names) - count} were not looked at by themselves"
-                )
+        """One leaf after the other, from everywhere in the model first, so that a short budget covers its depth."""
+        found: dict[int, _Look] = {}
+        for index in _spread(len(names))[:_MOST_LOCALISED]:
+            if time.monotonic() > self.deadline:
                 break
-            seen = _look(
-                self.world, [name], f"directional derivative along {name}", self.seed + count, self.deadline
+            subject = f"directional derivative along {names[index]}"
+            found[index] = _look(self.world, [names[index]], subject, self.seed + index, self.deadline)
+        if len(found) < len(names):
+            self.notes.append(
+                f"finite differences tried {len(found)} of {len(names)} tensors by themselves; others may be wrong"
             )
-            testimonies.append(seen.testimony)
-            if seen.outcome is Outcome.DISAGREE:
-                wrong.append(name)
-        return testimonies, wrong
+        ordered = sorted(found)
+        wrong = [names[i] for i in ordered if found[i].outcome is Outcome.DISAGREE]
+        return [found[i].testimony for i in ordered], wrong
+
+
+def _spread(count: int) -> list[int]:
+    """0 .. count-1 in the order of their reversed bits: every beginning of it is spread over the whole range."""
+    width = max(1, (count - 1).bit_length())
+    return sorted(range(count), key=lambda index: int(f"{index:0{width}b}"[::-1], 2))
 
 
 def _withdrawn(testimony: Testimony, doubt: str) -> Testimony:
@@ -306,7 +344,8 @@ def finite_difference(
     Args:
         model: a module or a callable.
         call: from :func:`~gradcheck_suite.capture.inputs.prepare`.
-        wrt: the leaves by name: parameters, leaves of the call, others that the model reaches.
+        wrt: the leaves by name: parameters, leaves of the call, others that the model reaches. Those that do not
+            require grad are passed over.
         cotangents: (path, cotangent) for the outputs that make up the function; paths as
             :func:`~gradcheck_suite.capture.outputs.output_tensors` names them, of the loss's result if there
             is one.
@@ -323,7 +362,7 @@ def finite_difference(
     unique: dict[str, Tensor] = {}
     known: set[int] = set()
     for name, tensor in wrt.items():
-        if id(tensor) not in known and tensor.numel() and (tensor.is_floating_point() or tensor.is_complex()):
+        if id(tensor) not in known and tensor.numel() and tensor.requires_grad:
             known.add(id(tensor))
             unique[name] = tensor
     if not unique or not cotangents:

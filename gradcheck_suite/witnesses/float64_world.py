@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ __all__ = ["DOUBLE", "SINGLE", "Abstain", "Precision", "World", "build", "inner"
 
 _DISPLACEMENT = 1e-2
 _REPRODUCIBLE = 64.0
+_UNBOUND = types.CellType()
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class World:
         self.seconds = time.perf_counter() - started
         if probe.coarsest not in (torch.float64, torch.float32):
             raise Abstain(
-                f"values pass through {str(probe.coarsest).removeprefix('torch.')}: too coarse for differences"
+                f"values pass through {str(probe.coarsest).removeprefix('torch.')}, too coarse for this"
             )
         self.precision = DOUBLE if probe.coarsest is torch.float64 else SINGLE
         self.outputs = [result.detach().clone() for result in results]
@@ -249,6 +251,20 @@ def _unwrapped(model: Callable[..., Any]) -> Callable[..., Any]:
     return model
 
 
+def _looks_back(function: object) -> bool:
+    """Whether a module holds a closure over modules or tensors: in a copy, it would still reach the original's."""
+    if not isinstance(function, nn.Module):
+        return False
+    return any(
+        isinstance(cell.cell_contents, (nn.Module, Tensor, types.MethodType))
+        for module in function.modules()
+        for value in vars(module).values()
+        if isinstance(value, types.FunctionType)
+        for cell in value.__closure__ or ()
+        if cell != _UNBOUND
+    )
+
+
 def build(
     model: Callable[..., Any],
     call: PreparedCall,
@@ -262,7 +278,7 @@ def build(
     everything: tuple[Any, ...] = (_unwrapped(model), call.args, call.kwargs, loss)
     try:
         copied = copy.deepcopy(everything, memo)
-        whole = all(id(tensor) in memo for tensor in wrt.values())
+        whole = all(id(tensor) in memo for tensor in wrt.values()) and not _looks_back(everything[0])
     except (
         Exception
     ):  # __deepcopy__ and __reduce__ of anything a model holds (locks, graphs, handles) may raise anything

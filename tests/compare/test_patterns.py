@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from gradcheck_suite.compare.patterns import describe
 
 RNG = np.random.default_rng(7)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
 from gradcheck_suite import engine
 from gradcheck_suite.engine import NotDifferentiableError, Primitive, Tensor
@@ -29,7 +30,11 @@ def _projectors(v: Tensor) -> Any:
 INVARIANTS: dict[str, Callable[..., tuple[Any, ...]]] = {
     "eigh": lambda w, v: (w, _projectors(v)),
     "eig": lambda w, v: (w, _projectors(v)),
-    "svd": lambda u, s, vh: (s, _projectors(u), e.matmul(u * np.arange(1.0, s.shape[-1] + 1, dtype=s.dtype), vh)),
+    "svd": lambda u, s, vh: (
+        s,
+        _projectors(u),
+        e.matmul(u * np.arange(1.0, s.shape[-1] + 1, dtype=s.dtype), vh),
+    ),
 }
 
 
@@ -70,13 +75,20 @@ class Case:
         out = self.primitive(*self.fill(list(values)), **self.kwargs)
         if self.invariants is not None:
             out = self.invariants(*out)
-        return [o for o in (out if isinstance(out, tuple) else (out,)) if isinstance(o, Tensor) and o.dtype.kind in "fc"]
+        return [
+            o
+            for o in (out if isinstance(out, tuple) else (out,))
+            if isinstance(o, Tensor) and o.dtype.kind in "fc"
+        ]
 
     def raw(self, values: list[Any]) -> list[Any]:
         """The same on bare arrays, without the tape."""
         if self.invariants is not None:
             return [o.data for o in self(*values)]
-        full = [list(map(np.asarray, a)) if i == self.primitive.sequence else a for i, a in enumerate(self.fill(values))]
+        full = [
+            list(map(np.asarray, a)) if i == self.primitive.sequence else a
+            for i, a in enumerate(self.fill(values))
+        ]
         full += [self.primitive.optional[name] for name in self.primitive.arguments[len(full) :]]
         out = self.primitive.value(*full, **{**self.primitive.defaults, **self.kwargs})
         outs = out if isinstance(out, tuple) else (out,)
@@ -95,7 +107,9 @@ def inner(a: Any, b: Any) -> float:
     return float(np.sum(np.real(np.conj(np.asarray(a)) * np.asarray(b))))
 
 
-def richardson(f: Callable[[float], np.ndarray], step: float = STEP, levels: int = 5) -> tuple[np.ndarray, float]:
+def richardson(
+    f: Callable[[float], np.ndarray], step: float = STEP, levels: int = 5
+) -> tuple[np.ndarray, float]:
     """Derivative of f at 0 and an estimate of its error (Ridders: the entry where two columns agree best)."""
     table: list[list[np.ndarray]] = []
     best, error = np.asarray(np.nan), np.inf
@@ -104,7 +118,10 @@ def richardson(f: Callable[[float], np.ndarray], step: float = STEP, levels: int
         row = [(f(h) - f(-h)) / (2 * h)]
         for k in range(level):
             row.append(row[k] + (row[k] - table[level - 1][k]) / (4.0 ** (k + 1) - 1))
-            guess = max(float(np.max(np.abs(row[k + 1] - row[k]), initial=0)), float(np.max(np.abs(row[k + 1] - table[level - 1][k]), initial=0)))
+            guess = max(
+                float(np.max(np.abs(row[k + 1] - row[k]), initial=0)),
+                float(np.max(np.abs(row[k + 1] - table[level - 1][k]), initial=0)),
+            )
             if guess < error:
                 best, error = row[k + 1], guess
         table.append(row)
@@ -133,8 +150,12 @@ def numeric_tangent(case: Case, directions: list[np.ndarray]) -> list[np.ndarray
         return [np.imag(m) / h for m in moved]
     found = []
     for i in range(len(outs)):
-        tangent, error = richardson(lambda t, i=i: case.raw([x + t * d for x, d in zip(point, directions)])[i])
-        assert error <= 1e-6 * max(size(tangent), 1e-2), f"differences of output {i} are no reference: error {error:.2g}"
+        tangent, error = richardson(
+            lambda t, i=i: case.raw([x + t * d for x, d in zip(point, directions)])[i]
+        )
+        assert error <= 1e-6 * max(size(tangent), 1e-2), (
+            f"differences of output {i} are no reference: error {error:.2g}"
+        )
         found.append(tangent)
     return found
 
@@ -148,7 +169,9 @@ def check_value(case: Case) -> None:
         assert out.dtype == value.dtype
         np.testing.assert_array_equal(out.data, value)
         if not case.primitive.exact:
-            assert not any(np.may_share_memory(out.data, x) for x in case.point), "a rounding primitive returned a view"
+            assert not any(np.may_share_memory(out.data, x) for x in case.point), (
+                "a rounding primitive returned a view"
+            )
 
 
 def check_undeclared(case: Case) -> None:
@@ -158,20 +181,24 @@ def check_undeclared(case: Case) -> None:
         full[i] = Tensor(full[i], requires_grad=True)
         out = case.primitive(*full, **case.kwargs)
         first = out[0] if isinstance(out, tuple) else out
-        try:
+        with pytest.raises(NotDifferentiableError, match=f"'{case.primitive.arguments[i]}'"):
             engine.grad(first, full[i], Tensor(np.ones(first.shape, first.dtype)))
-        except NotDifferentiableError as error:
-            assert case.primitive.arguments[i] in str(error)
-        else:
-            raise AssertionError(f"argument {case.primitive.arguments[i]} has no VJP and was differentiated")
 
 
-def pull(case: Case, values: list[Any], cotangents: list[Any], create_graph: bool = False) -> tuple[Any, list[Tensor], list[Tensor]]:
+def pull(
+    case: Case, values: list[Any], cotangents: list[Any], create_graph: bool = False
+) -> tuple[Any, list[Tensor], list[Tensor]]:
     leaves = [v if isinstance(v, Tensor) else Tensor(v, requires_grad=True) for v in values]
     outs = case(*leaves)
     alive = [(o, c) for o, c in zip(outs, cotangents) if o.requires_grad]
-    found = engine.grad([o for o, _ in alive], leaves, [c for _, c in alive], create_graph=create_graph, allow_unused=True)
-    return [Tensor(np.zeros(x.shape, x.dtype)) if g is None else g for x, g in zip(leaves, found)], leaves, outs
+    found = engine.grad(
+        [o for o, _ in alive], leaves, [c for _, c in alive], create_graph=create_graph, allow_unused=True
+    )
+    return (
+        [Tensor(np.zeros(x.shape, x.dtype)) if g is None else g for x, g in zip(leaves, found)],
+        leaves,
+        outs,
+    )
 
 
 def check_first_order(case: Case, rng: np.random.Generator) -> None:
@@ -235,7 +262,8 @@ def check_precision(case: Case) -> None:
     narrow = {"f": np.float32, "c": np.complex64}
     low = [Tensor(x.astype(narrow[x.dtype.kind]), requires_grad=True) for x in case.point]
     rest = [
-        a.astype(narrow[a.dtype.kind]) if is_float(a) and i in case.undeclared else a for i, a in enumerate(case.args)
+        a.astype(narrow[a.dtype.kind]) if is_float(a) and i in case.undeclared else a
+        for i, a in enumerate(case.args)
     ]
     outs = Case(case.primitive, tuple(rest), case.kwargs)(*low)
     if "dtype" not in case.kwargs:
@@ -246,7 +274,9 @@ def check_precision(case: Case) -> None:
         assert all(g is None or g.dtype == x.dtype for g, x in zip(found, low))
 
 
-def check_primitive(primitive: Primitive, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int = 1) -> None:
+def check_primitive(
+    primitive: Primitive, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int = 1
+) -> None:
     """Everything above, at one sample."""
     case = Case(primitive, args, kwargs)
     rng = np.random.default_rng(seed)

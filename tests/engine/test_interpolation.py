@@ -118,7 +118,7 @@ def test_grid_sample_agrees_with_torch(mode, padding_mode, align_corners, n):
     if mode == "bicubic" and n == 3:
         pytest.skip("torch has no such sampling")
     x = rng.standard_normal((2, 3, 5, 4, 3)[: n + 2])
-    grid = rng.uniform(-2.5, 2.5, (2, 6, 5, 4)[: n + 1] + (n,))
+    grid = rng.uniform(-2.5, 2.5, (*(2, 6, 5, 4)[: n + 1], n))
     grid[(0,) * (n + 1)] = -1
     expected = torch.nn.functional.grid_sample(
         torch.tensor(x), torch.tensor(grid), mode, padding_mode, align_corners

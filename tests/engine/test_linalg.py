@@ -33,7 +33,7 @@ def check_gradient(f, *arrays, rtol=1e-6):
         (g,) = grad(f(*rest[:position], leaf, *rest[position + 1 :]), [leaf])
         direction = matrices(*x.shape, dtype=complex if np.iscomplexobj(x) else float)
 
-        def along(value, position=position):
+        def along(value, position=position, rest=rest):
             return float(f(*rest[:position], Tensor(value), *rest[position + 1 :]).data)
 
         expected = slope(along, x, direction)
@@ -156,6 +156,23 @@ def test_only_the_reduced_singular_vectors_have_a_gradient():
     u, _, _ = e.svd(a, full=True)
     with pytest.raises(NotDifferentiableError, match="singular vectors beyond the first 2"):
         grad(probe(u), [a])
+
+
+@pytest.mark.parametrize("dtype", [float, complex])
+def test_phases_are_taken_over_from_other_vectors(dtype):
+    a = matrices(2, 4, 3, dtype=dtype)
+    square = a[:, :3]
+    hermitian = square + adjoint(square)
+    turn = np.array([1.0, -1.0, -1.0]) if dtype is float else np.exp(1j * np.array([0.3, 2.0, -1.0]))
+    u, s, _ = (t.data for t in e.svd(a))
+    turned = e.svd(a, like=u * turn)
+    np.testing.assert_allclose(turned[0].data, u * turn, atol=1e-12)
+    np.testing.assert_allclose(turned[0].data * s[..., None, :] @ turned[2].data, a, atol=1e-12)
+    for name, matrix in (("eigh", hermitian), ("eig", square)):
+        _, vectors = getattr(e, name)(matrix)
+        np.testing.assert_allclose(
+            getattr(e, name)(matrix, like=vectors.data * turn)[1].data, vectors.data * turn, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("dtype", [float, complex])

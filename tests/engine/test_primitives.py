@@ -27,8 +27,12 @@ def test_every_primitive_is_sampled_and_declared():
     for name, entry in PRIMITIVES.items():
         samples = entry.draw_samples()
         assert samples, name
-        assert any(Case(entry, *sample).point for sample in samples), f"{name}: no sample has a floating argument"
-        assert any(np.size(x) for sample in samples for x in Case(entry, *sample).point), f"{name}: only empty samples"
+        assert any(Case(entry, *sample).point for sample in samples), (
+            f"{name}: no sample has a floating argument"
+        )
+        assert any(np.size(x) for sample in samples for x in Case(entry, *sample).point), (
+            f"{name}: only empty samples"
+        )
         assert entry.differentiable_arguments(), name
         assert entry.__doc__, name
 
@@ -119,7 +123,9 @@ def test_check_refuses_a_view_and_a_wrong_precision():
 def test_duplicates_are_refused_naming_both_places():
     registry: dict[str, Primitive] = {}
     a_sine(registry)
-    with pytest.raises(ValueError, match=r"registering 'sine' failed: it is defined in .*:\d+ and again in .*:\d+"):
+    with pytest.raises(
+        ValueError, match=r"registering 'sine' failed: it is defined in .*:\d+ and again in .*:\d+"
+    ):
         a_sine(registry)
     with pytest.raises(ValueError, match="'exp'"):
 
@@ -259,7 +265,9 @@ def test_einsum(subscripts, shapes):
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=s) for s in shapes]
     if subscripts != "bij,bkj->":
-        np.testing.assert_allclose(e.einsum(subscripts, *arrays).data, np.einsum(subscripts, *arrays), rtol=1e-12)
+        np.testing.assert_allclose(
+            e.einsum(subscripts, *arrays).data, np.einsum(subscripts, *arrays), rtol=1e-12
+        )
     leaves = [Tensor(a, requires_grad=True) for a in arrays]
     out = e.einsum(subscripts, *leaves)
     w = rng.normal(size=out.shape)
@@ -267,7 +275,9 @@ def test_einsum(subscripts, shapes):
     for i, a in enumerate(arrays):
         d, h = rng.normal(size=a.shape), 1e-30
         moved = [x + 1j * h * d if k == i else x for k, x in enumerate(arrays)]
-        np.testing.assert_allclose(np.sum(found[i].data * d), np.sum(e.einsum(subscripts, *moved).data.imag / h * w))
+        np.testing.assert_allclose(
+            np.sum(found[i].data * d), np.sum(e.einsum(subscripts, *moved).data.imag / h * w)
+        )
 
 
 def test_einsum_says_what_is_wrong():
@@ -284,7 +294,9 @@ def test_scatter_reduce(reduce, include_self):
     index = np.array([0, 0, 2, 0])
     fold = {"sum": np.sum, "mean": np.mean, "prod": np.prod, "amax": np.max, "amin": np.min}[reduce]
     groups = [([x[i]] if include_self or i not in index else []) + list(v[index == i]) for i in range(4)]
-    np.testing.assert_allclose(e.scatter_reduce(x, v, index, 0, reduce, include_self).data, [fold(g) for g in groups])
+    np.testing.assert_allclose(
+        e.scatter_reduce(x, v, index, 0, reduce, include_self).data, [fold(g) for g in groups]
+    )
     leaves = [Tensor(x, requires_grad=True), Tensor(v, requires_grad=True)]
     w = np.array([1.0, 2.0, -1.0, 0.5])
     gx, gv = engine.grad(e.scatter_reduce(*leaves, index, 0, reduce, include_self), leaves, w)
@@ -292,8 +304,12 @@ def test_scatter_reduce(reduce, include_self):
         for i in range(4):
             d = np.zeros(4)
             d[i] = 1e-6
-            up = e.scatter_reduce(x + d * (which == 0), v + d * (which == 1), index, 0, reduce, include_self).data
-            down = e.scatter_reduce(x - d * (which == 0), v - d * (which == 1), index, 0, reduce, include_self).data
+            up = e.scatter_reduce(
+                x + d * (which == 0), v + d * (which == 1), index, 0, reduce, include_self
+            ).data
+            down = e.scatter_reduce(
+                x - d * (which == 0), v - d * (which == 1), index, 0, reduce, include_self
+            ).data
             np.testing.assert_allclose(g.data[i], np.sum((up - down) / 2e-6 * w), atol=1e-7)
 
 
@@ -303,7 +319,9 @@ def test_gather_scatter_and_windows():
     np.testing.assert_array_equal(e.take_along_axis(x, index, 1).data, [[0, 3], [5, 5]])
     np.testing.assert_array_equal(e.scatter_set(x, -1.0, index, 1).data[1], [4, -1, 6, 7])
     np.testing.assert_array_equal(e.as_strided(x, (2, 3), (1, 2), 1).data, [[1, 3, 5], [2, 4, 6]])
-    np.testing.assert_array_equal(e.as_strided_scatter(x, np.zeros(2), (2,), (5,)).data[:2, :2], [[0, 1], [4, 0]])
+    np.testing.assert_array_equal(
+        e.as_strided_scatter(x, np.zeros(2), (2,), (5,)).data[:2, :2], [[0, 1], [4, 0]]
+    )
     with pytest.raises(IndexError, match=r"reach elements 0\.\.12 of 12"):
         e.as_strided(x, (13,), (1,))
     np.testing.assert_array_equal(e.tile(x[0], (2, 2)).data, np.tile(x[0], (2, 2)))

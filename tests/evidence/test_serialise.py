@@ -8,6 +8,9 @@ import typing
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from gradcheck_suite import evidence
 from gradcheck_suite.evidence import (
     SCHEMA_VERSION,
@@ -20,8 +23,6 @@ from gradcheck_suite.evidence import (
     Severity,
     serialise,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 numbers = st.floats(allow_nan=True, allow_infinity=True)
 json_values = st.recursive(
@@ -35,7 +36,9 @@ json_values = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.lists(inner, max_size=3).map(tuple)
-        | st.dictionaries(st.text(max_size=4) | st.sampled_from(["$float", "$tuple", "$dict"]), inner, max_size=3)
+        | st.dictionaries(
+            st.text(max_size=4) | st.sampled_from(["$float", "$tuple", "$dict"]), inner, max_size=3
+        )
     ),
     max_leaves=6,
 )
@@ -86,7 +89,9 @@ def test_free_evidence_round_trips(evidence):
 
 
 def test_numpy_scalars_become_python_numbers():
-    comparison = Comparison(np.int64(4), 1, (np.int64(2),), np.float32(0.5), np.complex64(1j), 0.0, 0.0, 0.0, 0.0)
+    comparison = Comparison(
+        np.int64(4), 1, (np.int64(2),), np.float32(0.5), np.complex64(1j), 0.0, 0.0, 0.0, 0.0
+    )
     testimony = evidence.Testimony("engine", "s", Outcome.DISAGREE, comparison)
     report = Report("t", testimonies=(testimony,), counts={"nodes": np.int32(3)})
     back = Report.from_dict(json.loads(json.dumps(report.to_dict()))).testimonies[0].comparison
@@ -118,8 +123,14 @@ def data(**changes):
         (data(counts={"a": 1.5}), r"report.counts\['a'\] should be int"),
         (data(notes="abc"), "report.notes should be a list"),
         (data(findings=[{**data()["findings"][0], "severity": "awful"}]), "one of note, warning, error"),
-        (data(findings=[{**data()["findings"][0], "location": {"line": 3}}]), "location lacks the field 'file'"),
-        (data(findings=[{**data()["findings"][0], "evidence": {"a": {"$float": 1}}}]), r"well-formed \$float"),
+        (
+            data(findings=[{**data()["findings"][0], "location": {"line": 3}}]),
+            "location lacks the field 'file'",
+        ),
+        (
+            data(findings=[{**data()["findings"][0], "evidence": {"a": {"$float": 1}}}]),
+            r"well-formed \$float",
+        ),
         (data(timings={"a": "soon"}), "should be float"),
     ],
 )
@@ -137,7 +148,10 @@ def test_fields_with_a_default_may_be_missing():
     [
         (Report("t", counts={"a": True}), r"report.counts\['a'\] should be int"),
         (Report(3), "report.title should be str"),
-        (Report("t", findings=(Finding("c", "r", Severity.NOTE, "m", evidence={"a": object()}),)), "JSON value"),
+        (
+            Report("t", findings=(Finding("c", "r", Severity.NOTE, "m", evidence={"a": object()}),)),
+            "JSON value",
+        ),
         (Report("t", findings=(Finding("c", "r", Severity.NOTE, "m", evidence={"a": {1: 2}}),)), "a key of"),
         (Report("t", gradients=(Location("a", 1),)), "GradientVerdict"),
     ],

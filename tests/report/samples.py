@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 from gradcheck_suite.evidence import (
     CodeExcerpt,
     Comparison,
@@ -38,7 +41,9 @@ def comparison(**changes):
 
 
 def wrong_testimony(**changes):
-    return Statement("engine", "d loss / d input of CubeBackward", Outcome.DISAGREE, comparison(**changes), "", 6.18)
+    return Statement(
+        "engine", "d loss / d input of CubeBackward", Outcome.DISAGREE, comparison(**changes), "", 6.18
+    )
 
 
 def right_testimony(subject="d loss / d input 1 of AddmmBackward0"):
@@ -66,10 +71,12 @@ def node(key, name, outcome=Outcome.AGREE, how="meaning", **changes):
 def graph(nodes):
     kinds = {"AccumulateGrad": "leaf", "CubeBackward": "function"}
     drawn = tuple(
-        GraphNode(n.key, n.name, kinds.get(n.name, "op"), n.outcome, ", ".join(n.outputs), n.module, n.location)
+        GraphNode(
+            n.key, n.name, kinds.get(n.name, "op"), n.outcome, ", ".join(n.outputs), n.module, n.location
+        )
         for n in nodes
     )
-    return drawn, tuple(GraphEdge(a.key, b.key) for a, b in zip(nodes, nodes[1:]))
+    return drawn, tuple(GraphEdge(a.key, b.key) for a, b in pairwise(nodes))
 
 
 def failing():
@@ -96,14 +103,18 @@ def failing():
     )
     excerpts = {
         "model.py:31": CodeExcerpt(
-            29, ("    def forward(self, x):", "        h = self.first(x)", "        h = Cube.apply(h)", "        return h")
+            29,
+            (
+                "    def forward(self, x):",
+                "        h = self.first(x)",
+                "        h = Cube.apply(h)",
+                "        return h",
+            ),
         ),
         "model.py:36": CodeExcerpt(
             35, ("    @staticmethod", "    def backward(ctx, g):", "        (x,) = ctx.saved_tensors")
         ),
     }
-    from dataclasses import replace
-
     drawn, edges = graph(nodes)
     return Report(
         title="net",
@@ -112,17 +123,34 @@ def failing():
             *UnusedParameter.from_names(["net.spare.weight", "net.spare.bias"]),
         ),
         gradients=(
-            GradientVerdict("net.first.weight", "parameter", (8, 8), "float32", Outcome.DISAGREE, (), 6.18, 4, 2.1),
-            GradientVerdict("net.first.bias", "parameter", (8,), "float32", Outcome.DISAGREE, (), 0.62, 4, 0.2),
-            GradientVerdict("net.last.weight", "parameter", (2, 8), "float32", Outcome.AGREE, (), 0.004, 1, 2e-8),
             GradientVerdict(
-                "inputs[0]", "input", (3, 8), "float32", Outcome.INCONCLUSIVE, (), 0.1, 6, None, "solve has no meaning"
+                "net.first.weight", "parameter", (8, 8), "float32", Outcome.DISAGREE, (), 6.18, 4, 2.1
+            ),
+            GradientVerdict(
+                "net.first.bias", "parameter", (8,), "float32", Outcome.DISAGREE, (), 0.62, 4, 0.2
+            ),
+            GradientVerdict(
+                "net.last.weight", "parameter", (2, 8), "float32", Outcome.AGREE, (), 0.004, 1, 2e-8
+            ),
+            GradientVerdict(
+                "inputs[0]",
+                "input",
+                (3, 8),
+                "float32",
+                Outcome.INCONCLUSIVE,
+                (),
+                0.1,
+                6,
+                None,
+                "solve has no meaning",
             ),
         ),
         nodes=nodes,
         unverified=(Unverified("SolveBackward0", "aten::solve has no meaning in the engine", 2),),
         testimonies=(
-            Statement("finite_difference", "d loss along a direction", Outcome.DISAGREE, comparison(index=())),
+            Statement(
+                "finite_difference", "d loss along a direction", Outcome.DISAGREE, comparison(index=())
+            ),
         ),
         graph_nodes=drawn,
         graph_edges=edges,
@@ -140,13 +168,18 @@ def passing(parameters=3):
     return Report(
         title="mlp",
         gradients=tuple(
-            GradientVerdict(f"layers.{i}.weight", "parameter", (8, 8), "float32", Outcome.AGREE, (), 10.0**-i, 2)
+            GradientVerdict(
+                f"layers.{i}.weight", "parameter", (8, 8), "float32", Outcome.AGREE, (), 10.0**-i, 2
+            )
             for i in range(parameters)
         ),
         nodes=nodes,
         testimonies=(
             Statement(
-                "finite_difference", "d loss", Outcome.AGREE, comparison(differing=0, max_error=2e-9, pattern="")
+                "finite_difference",
+                "d loss",
+                Outcome.AGREE,
+                comparison(differing=0, max_error=2e-9, pattern=""),
             ),
         ),
         graph_nodes=drawn,
@@ -158,15 +191,15 @@ def passing(parameters=3):
 def nothing():
     return Report(
         title="opaque",
-        gradients=(GradientVerdict("w", "parameter", (2,), "float32", Outcome.INCONCLUSIVE, reason="no witness"),),
+        gradients=(
+            GradientVerdict("w", "parameter", (2,), "float32", Outcome.INCONCLUSIVE, reason="no witness"),
+        ),
         unverified=(Unverified("w", "every witness abstained"),),
     )
 
 
 def hostile():
     """Every text a user controls tries to break out of its place."""
-    from dataclasses import replace
-
     base = failing()
     finding = replace(
         base.findings[0],
@@ -188,6 +221,10 @@ def hostile():
         environment={HOSTILE: HOSTILE},
         gradients=(replace(base.gradients[0], name=HOSTILE, reason=HOSTILE),),
         unverified=(Unverified(HOSTILE, HOSTILE),),
-        nodes=tuple(replace(n, name=HOSTILE, op=HOSTILE, module=HOSTILE, inputs=(HOSTILE,)) for n in base.nodes),
-        graph_nodes=tuple(replace(n, label=HOSTILE, detail=HOSTILE, module=HOSTILE) for n in base.graph_nodes),
+        nodes=tuple(
+            replace(n, name=HOSTILE, op=HOSTILE, module=HOSTILE, inputs=(HOSTILE,)) for n in base.nodes
+        ),
+        graph_nodes=tuple(
+            replace(n, label=HOSTILE, detail=HOSTILE, module=HOSTILE) for n in base.graph_nodes
+        ),
     )

@@ -6,6 +6,7 @@ import linecache
 import runpy
 
 import pytest
+
 from gradcheck_suite.evidence import Severity
 from gradcheck_suite.rules import Page, all_rules, explain
 
@@ -55,5 +56,7 @@ def test_bad_code_fires_this_rule_alone_on_the_marked_line(rule, code, tmp_path)
 @pytest.mark.parametrize(("rule", "code"), GOOD)
 def test_good_code_is_silent(rule, code, tmp_path):
     _, report = run(code, tmp_path)
-    assert [f for f in report.findings if f.severity > Severity.NOTE or f.code == rule.code] == [], str(report)
+    assert [f for f in report.findings if f.severity > Severity.NOTE or f.code == rule.code] == [], str(
+        report
+    )
     assert report.ok, str(report)

@@ -32,6 +32,18 @@ def bar(x: Any) -> Any:
 
 
 @primitive(
+    exact=True, analytic=True, samples=lambda draw: [(draw.real(3, 2),), (draw.complex(2),), (draw.real(),)]
+)
+def negative(x: Array) -> Array:
+    """-x."""
+    return np.negative(x)
+
+
+negative.vjp(x=lambda g, out, x: negative(g))
+negative.jvp(x="linear")
+
+
+@primitive(
     analytic=True,
     samples=lambda draw: [
         (draw.real(3, 4), draw.real(4)),
@@ -103,19 +115,10 @@ def divide(x: Array, y: Array) -> Array:
 
 
 divide.vjp(
-    x=lambda g, out, x, y: divide(g, bar(y)), y=lambda g, out, x, y: negative(divide(multiply(g, bar(out)), bar(y)))
+    x=lambda g, out, x, y: divide(g, bar(y)),
+    y=lambda g, out, x, y: negative(divide(multiply(g, bar(out)), bar(y))),
 )
 divide.jvp(x="linear", y=lambda dy, out, x, y: negative(divide(multiply(dy, out), y)))
-
-
-@primitive(exact=True, analytic=True, samples=lambda draw: [(draw.real(3, 2),), (draw.complex(2),), (draw.real(),)])
-def negative(x: Array) -> Array:
-    """-x."""
-    return np.negative(x)
-
-
-negative.vjp(x=lambda g, out, x: negative(g))
-negative.jvp(x="linear")
 
 
 @primitive(analytic=True, samples=lambda draw: [(draw.real(3, 2),), (draw.complex(2),), (draw.real(0),)])
@@ -129,7 +132,8 @@ square.jvp(x=lambda dx, out, x: multiply(dx, multiply(x, 2.0)))
 
 
 @primitive(
-    analytic=True, samples=lambda draw: [(draw.nonzero(3, 2),), (draw.nonzero(2) + 1j * draw.real(2),), (draw.nonzero(),)]
+    analytic=True,
+    samples=lambda draw: [(draw.nonzero(3, 2),), (draw.nonzero(2) + 1j * draw.real(2),), (draw.nonzero(),)],
 )
 def reciprocal(x: Array) -> Array:
     """1 / x."""
@@ -194,26 +198,6 @@ def _away_from_steps(draw: Any, *shape: int) -> tuple[Array, Array]:
     return np.asarray((draw.integer(-3, 3, *shape) + draw.real(*shape, low=0.2, high=0.8)) * y), y
 
 
-@primitive(samples=lambda draw: [_away_from_steps(draw, 3, 2), _away_from_steps(draw), (draw.real(3, low=0.1, high=0.9), 1.0)])
-def remainder(x: Array, y: Array) -> Array:
-    """x - y floor(x / y): the sign of y, as Python's %."""
-    return np.remainder(x, y)
-
-
-remainder.vjp(x=lambda g, out, x, y: g, y=lambda g, out, x, y: negative(multiply(g, floor_divide(x, y))))
-remainder.jvp(x=lambda dx, out, x, y: dx, y=lambda dy, out, x, y: negative(multiply(dy, floor_divide(x, y))))
-
-
-@primitive(samples=lambda draw: [_away_from_steps(draw, 3, 2), _away_from_steps(draw), (draw.real(3, low=0.1, high=0.9), 1.0)])
-def fmod(x: Array, y: Array) -> Array:
-    """x - y trunc(x / y): the sign of x, as C's fmod."""
-    return np.fmod(x, y)
-
-
-fmod.vjp(x=lambda g, out, x, y: g, y=lambda g, out, x, y: negative(multiply(g, trunc(divide(x, y)))))
-fmod.jvp(x=lambda dx, out, x, y: dx, y=lambda dy, out, x, y: negative(multiply(dy, trunc(divide(x, y)))))
-
-
 @primitive(exact=True, samples=lambda draw: [_away_from_steps(draw, 3, 2), _away_from_steps(draw)])
 def floor_divide(x: Array, y: Array) -> Array:
     """floor(x / y); piecewise constant."""
@@ -224,9 +208,49 @@ floor_divide.vjp(x="zero", y="zero")
 floor_divide.jvp(x="zero", y="zero")
 
 
+@primitive(
+    samples=lambda draw: [
+        _away_from_steps(draw, 3, 2),
+        _away_from_steps(draw),
+        (draw.real(3, low=0.1, high=0.9), 1.0),
+    ]
+)
+def remainder(x: Array, y: Array) -> Array:
+    """x - y floor(x / y): the sign of y, as Python's %."""
+    return np.remainder(x, y)
+
+
+remainder.vjp(x=lambda g, out, x, y: g, y=lambda g, out, x, y: negative(multiply(g, floor_divide(x, y))))
+remainder.jvp(x=lambda dx, out, x, y: dx, y=lambda dy, out, x, y: negative(multiply(dy, floor_divide(x, y))))
+
+
 def _between_integers(draw: Any, *shape: int) -> Array:
-    fraction = np.where(draw.bool(*shape), draw.real(*shape, low=0.1, high=0.4), draw.real(*shape, low=0.6, high=0.9))
+    fraction = np.where(
+        draw.bool(*shape), draw.real(*shape, low=0.1, high=0.4), draw.real(*shape, low=0.6, high=0.9)
+    )
     return np.asarray(draw.integer(-3, 3, *shape) + fraction)
+
+
+@primitive(exact=True, samples=lambda draw: [(_between_integers(draw, 3, 2),), (_between_integers(draw),)])
+def trunc(x: Array) -> Array:
+    """x without its fraction; piecewise constant."""
+    return np.trunc(x)
+
+
+@primitive(
+    samples=lambda draw: [
+        _away_from_steps(draw, 3, 2),
+        _away_from_steps(draw),
+        (draw.real(3, low=0.1, high=0.9), 1.0),
+    ]
+)
+def fmod(x: Array, y: Array) -> Array:
+    """x - y trunc(x / y): the sign of x, as C's fmod."""
+    return np.fmod(x, y)
+
+
+fmod.vjp(x=lambda g, out, x, y: g, y=lambda g, out, x, y: negative(multiply(g, trunc(divide(x, y)))))
+fmod.jvp(x=lambda dx, out, x, y: dx, y=lambda dy, out, x, y: negative(multiply(dy, trunc(divide(x, y)))))
 
 
 @primitive(exact=True, samples=lambda draw: [(_between_integers(draw, 3, 2),), (_between_integers(draw),)])
@@ -247,12 +271,6 @@ def round(x: Array) -> Array:
     return np.round(x)
 
 
-@primitive(exact=True, samples=lambda draw: [(_between_integers(draw, 3, 2),), (_between_integers(draw),)])
-def trunc(x: Array) -> Array:
-    """x without its fraction; piecewise constant."""
-    return np.trunc(x)
-
-
 @primitive(exact=True, samples=lambda draw: [(draw.nonzero(3, 2),), (draw.nonzero(),)])
 def sign(x: Array) -> Array:
     """-1, 0 or 1 (real x); piecewise constant."""
@@ -264,40 +282,6 @@ for _step in (floor, ceil, round, trunc, sign):
 
 
 # ------------------------------------------------------------------------------------------ complex parts
-
-
-@primitive(samples=lambda draw: [(draw.nonzero(3, 2),), (draw.nonzero(2) + 1j * draw.real(2),), (draw.nonzero(),)])
-def absolute(x: Array) -> Array:
-    """|x|, real also for complex x."""
-    return np.abs(x)
-
-
-absolute.vjp(x=lambda g, out, x: multiply(g, sgn(x)))
-absolute.jvp(x=lambda dx, out, x: real(multiply(dx, bar(sgn(x)))))
-
-
-def _sgn_derivative(t: Tensor, x: Tensor) -> Any:
-    """Self-adjoint: the component of t across x, over |x|; 0 at 0, and for real x."""
-    if x.data.dtype.kind != "c":
-        return multiply(t, 0.0)
-    zero = x.data == 0
-    size = where(zero, 1.0, absolute(where(zero, 1.0, x)))
-    direction = sgn(x)
-    along = multiply(direction, real(multiply(bar(direction), t)))
-    return selected(~zero, divide(subtract(t, along), size))
-
-
-@primitive(samples=lambda draw: [(draw.nonzero(3),), (draw.nonzero(2, 2) + 1j * draw.real(2, 2),), (draw.complex(0),)])
-def sgn(x: Array) -> Array:
-    """x / |x|, and 0 at 0."""
-    if x.dtype.kind != "c":
-        return np.sign(x)
-    size = np.abs(x)
-    return np.asarray(np.where(size == 0, 0, x / np.where(size == 0, 1, size)), dtype=x.dtype)
-
-
-sgn.vjp(x=lambda g, out, x: _sgn_derivative(g, x))
-sgn.jvp(x=lambda dx, out, x: _sgn_derivative(dx, x))
 
 
 @primitive(exact=True, samples=lambda draw: [(draw.complex(3, 2),), (draw.real(2),), (draw.complex(),)])
@@ -326,11 +310,13 @@ def imag(x: Array) -> Array:
     return x.imag
 
 
-imag.vjp(x=lambda g, out, x: make_complex(0.0, g))
 imag.jvp(x="linear")
 
 
-@primitive(exact=True, samples=lambda draw: [(draw.real(3, 2), draw.real(2)), (draw.real(), draw.real(2)), (0.0, draw.real(2))])
+@primitive(
+    exact=True,
+    samples=lambda draw: [(draw.real(3, 2), draw.real(2)), (draw.real(), draw.real(2)), (0.0, draw.real(2))],
+)
 def make_complex(re: Array, im: Array) -> Array:
     """re + i im, from real parts of equal precision."""
     dtype = np.result_type(re, im)
@@ -339,8 +325,51 @@ def make_complex(re: Array, im: Array) -> Array:
     return made
 
 
+imag.vjp(x=lambda g, out, x: make_complex(0.0, g))
 make_complex.vjp(re=lambda g, out, re, im: real(g), im=lambda g, out, re, im: imag(g))
 make_complex.jvp(re=lambda dx, out, re, im: dx, im=lambda dy, out, re, im: make_complex(0.0, dy))
+
+
+@primitive(
+    samples=lambda draw: [
+        (draw.nonzero(3),),
+        (draw.nonzero(2, 2) + 1j * draw.real(2, 2),),
+        (draw.complex(0),),
+    ]
+)
+def sgn(x: Array) -> Array:
+    """x / |x|, and 0 at 0."""
+    if x.dtype.kind != "c":
+        return np.sign(x)
+    size = np.abs(x)
+    return np.asarray(np.where(size == 0, 0, x / np.where(size == 0, 1, size)), dtype=x.dtype)
+
+
+@primitive(
+    samples=lambda draw: [(draw.nonzero(3, 2),), (draw.nonzero(2) + 1j * draw.real(2),), (draw.nonzero(),)]
+)
+def absolute(x: Array) -> Array:
+    """|x|, real also for complex x."""
+    return np.abs(x)
+
+
+absolute.vjp(x=lambda g, out, x: multiply(g, sgn(x)))
+absolute.jvp(x=lambda dx, out, x: real(multiply(dx, bar(sgn(x)))))
+
+
+def _sgn_derivative(t: Tensor, x: Tensor) -> Any:
+    """Self-adjoint: the component of t across x, over |x|; 0 at 0, and for real x."""
+    if x.data.dtype.kind != "c":
+        return multiply(t, 0.0)
+    zero = x.data == 0
+    size = where(zero, 1.0, absolute(where(zero, 1.0, x)))
+    direction = sgn(x)
+    along = multiply(direction, real(multiply(bar(direction), t)))
+    return selected(~zero, divide(subtract(t, along), size))
+
+
+sgn.vjp(x=lambda g, out, x: _sgn_derivative(g, x))
+sgn.jvp(x=lambda dx, out, x: _sgn_derivative(dx, x))
 
 
 def _angle_direction(x: Tensor) -> Any:
@@ -373,7 +402,11 @@ def _lead(x: Tensor, y: Tensor) -> Array:
 
 def _apart(draw: Any) -> list[tuple[Any, ...]]:
     x = draw.distinct(4, 3)
-    return [(x, draw.rng.permutation(x.ravel()[:3] + 0.03)), (draw.distinct(2, 1), 0.01), (draw.real(0), draw.real())]
+    return [
+        (x, draw.rng.permutation(x.ravel()[:3] + 0.03)),
+        (draw.distinct(2, 1), 0.01),
+        (draw.real(0), draw.real()),
+    ]
 
 
 @primitive(exact=True, samples=_apart)
@@ -383,7 +416,9 @@ def maximum(x: Array, y: Array) -> Array:
 
 
 maximum.vjp(x=lambda g, out, x, y: multiply(g, _lead(x, y)), y=lambda g, out, x, y: multiply(g, _lead(y, x)))
-maximum.jvp(x=lambda dx, out, x, y: multiply(dx, _lead(x, y)), y=lambda dy, out, x, y: multiply(dy, _lead(y, x)))
+maximum.jvp(
+    x=lambda dx, out, x, y: multiply(dx, _lead(x, y)), y=lambda dy, out, x, y: multiply(dy, _lead(y, x))
+)
 
 
 @primitive(exact=True, samples=_apart)
@@ -393,7 +428,9 @@ def minimum(x: Array, y: Array) -> Array:
 
 
 minimum.vjp(x=lambda g, out, x, y: multiply(g, _lead(y, x)), y=lambda g, out, x, y: multiply(g, _lead(x, y)))
-minimum.jvp(x=lambda dx, out, x, y: multiply(dx, _lead(y, x)), y=lambda dy, out, x, y: multiply(dy, _lead(x, y)))
+minimum.jvp(
+    x=lambda dx, out, x, y: multiply(dx, _lead(y, x)), y=lambda dy, out, x, y: multiply(dy, _lead(x, y))
+)
 
 
 def _clip_part(part: str, x: Tensor, low: Tensor | None, high: Tensor | None) -> Array:
@@ -454,14 +491,19 @@ def where(cond: Array, x: Array, y: Array) -> Array:
 
 
 where.vjp(x=lambda g, out, cond, x, y: where(cond, g, 0.0), y=lambda g, out, cond, x, y: where(cond, 0.0, g))
-where.jvp(x=lambda dx, out, cond, x, y: where(cond, dx, 0.0), y=lambda dy, out, cond, x, y: where(cond, 0.0, dy))
+where.jvp(
+    x=lambda dx, out, cond, x, y: where(cond, dx, 0.0), y=lambda dy, out, cond, x, y: where(cond, 0.0, dy)
+)
 
 
 def _copysign_factor(x: Tensor, y: Tensor) -> Array:
     return np.asarray(np.sign(x.data) * np.copysign(1.0, y.data), dtype=x.data.dtype)
 
 
-@primitive(exact=True, samples=lambda draw: [(draw.nonzero(3, 4), draw.nonzero(4)), (draw.nonzero(), draw.nonzero(2))])
+@primitive(
+    exact=True,
+    samples=lambda draw: [(draw.nonzero(3, 4), draw.nonzero(4)), (draw.nonzero(), draw.nonzero(2))],
+)
 def copysign(x: Array, y: Array) -> Array:
     """|x| with the sign of y."""
     return np.copysign(x, y)
@@ -485,8 +527,12 @@ def hypot(x: Array, y: Array) -> Array:
     return np.hypot(x, y)
 
 
-hypot.vjp(x=lambda g, out, x, y: multiply(g, _over(x, out)), y=lambda g, out, x, y: multiply(g, _over(y, out)))
-hypot.jvp(x=lambda dx, out, x, y: multiply(dx, _over(x, out)), y=lambda dy, out, x, y: multiply(dy, _over(y, out)))
+hypot.vjp(
+    x=lambda g, out, x, y: multiply(g, _over(x, out)), y=lambda g, out, x, y: multiply(g, _over(y, out))
+)
+hypot.jvp(
+    x=lambda dx, out, x, y: multiply(dx, _over(x, out)), y=lambda dy, out, x, y: multiply(dy, _over(y, out))
+)
 
 
 @primitive(samples=lambda draw: [(draw.real(3, 4), draw.positive(4)), (draw.positive(2), draw.nonzero())])
@@ -531,7 +577,9 @@ cast.vjp(x=lambda g, out, x: g)
 cast.jvp(x="linear")
 
 
-@primitive(exact=True, analytic=True, samples=lambda draw: [(draw.real(3, 2),), (draw.complex(),), (draw.real(0),)])
+@primitive(
+    exact=True, analytic=True, samples=lambda draw: [(draw.real(3, 2),), (draw.complex(),), (draw.real(0),)]
+)
 def clone(x: Array) -> Array:
     """A copy with a buffer of its own."""
     return np.array(x)

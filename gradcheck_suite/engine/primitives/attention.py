@@ -12,8 +12,8 @@ from ..registry import derived
 from ..tensor import Tensor
 from .arithmetic import add, multiply
 from .matmul import matmul
-from .normalization import safe_softmax
 from .shape import swapaxes
+from .softmax import safe_softmax
 
 
 @derived
@@ -24,7 +24,7 @@ def attention_weights(
     mask: Tensor | npt.NDArray[Any] | None = None,
     scale: float | None = None,
     causal: bool = False,
-) -> Tensor:
+) -> Any:
     """softmax(scale q kᵀ + mask) over the keys; the first factor of :func:`attention`."""
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None and q.shape[-1] else 1.0 if scale is None else scale
     scores = matmul(multiply(q, factor), swapaxes(k, axis1=-1, axis2=-2))
@@ -52,7 +52,7 @@ def attention(
     scale: float | None = None,
     causal: bool = False,
     dropout: Tensor | npt.NDArray[Any] | None = None,
-) -> Tensor:
+) -> Any:
     """softmax(scale q kᵀ + mask) v.
 
     ``q`` (*batch, queries, width), ``k`` (*batch, keys, width), ``v`` (*batch, keys, values). ``mask`` broadcasts to

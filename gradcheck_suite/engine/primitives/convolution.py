@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,7 +77,7 @@ def per_axis(value: PerAxis, dimensions: int, name: str) -> tuple[int, ...]:
 
 def padding_pairs(padding: Padding, dimensions: int) -> tuple[tuple[int, int], ...]:
     """The padding as (before, after) per spatial axis; a plain int pads both sides."""
-    values = (padding,) if isinstance(padding, (int, np.integer)) else tuple(padding)
+    values: tuple[Any, ...] = (padding,) if isinstance(padding, (int, np.integer)) else tuple(padding)
     if len(values) == 1:
         values *= dimensions
     if len(values) != dimensions:
@@ -127,20 +127,20 @@ def _geometry(
     return Geometry(batch, channels, spatial, filters, kernel, strides, pads, dilations, groups, out)
 
 
+def _at(spatial: Iterable[Any]) -> tuple[Any, ...]:
+    """An index of the last axes."""
+    return (Ellipsis, *spatial)
+
+
 def _padded(x: Array, geo: Geometry) -> Array:
     if not any(lo or hi for lo, hi in geo.padding):
         return x
     spatial = tuple(lo + size + hi for size, (lo, hi) in zip(geo.spatial, geo.padding))
     if any(lo < 0 or hi < 0 for lo, hi in geo.padding):  # a negative padding crops
-        x = x[
-            (
-                ...,
-                *(slice(max(-lo, 0), size - max(-hi, 0)) for size, (lo, hi) in zip(geo.spatial, geo.padding)),
-            )
-        ]
+        x = x[_at(slice(max(-lo, 0), n - max(-hi, 0)) for n, (lo, hi) in zip(geo.spatial, geo.padding))]
     padded = np.zeros((*x.shape[:2], *spatial), dtype=x.dtype)
     inner = tuple(slice(max(lo, 0), max(lo, 0) + size) for (lo, _), size in zip(geo.padding, x.shape[2:]))
-    padded[(..., *inner)] = x
+    padded[_at(inner)] = x
     return padded
 
 
@@ -172,12 +172,12 @@ class _Columns:
             windows = as_strided(part, shape, (strides[0], *out_strides, strides[1], *kernel_strides))
             columns = self.buffer[: count * positions]
             np.copyto(columns.reshape(shape), windows)
-            return columns.T[np.newaxis]
+            return np.asarray(columns.T[np.newaxis])
         shape = (geo.channels, *geo.kernel, count, *geo.out)
         windows = as_strided(part, shape, (strides[1], *kernel_strides, strides[0], *out_strides))
         columns = self.buffer[: geo.groups * geo.rows * count * positions]
         np.copyto(columns.reshape(shape), windows)
-        return columns.reshape(geo.groups, geo.rows, count * positions)
+        return np.asarray(columns.reshape(geo.groups, geo.rows, count * positions))
 
 
 def _fold(y: Array, groups: int) -> Array:
@@ -193,7 +193,7 @@ def _unfold_into(out: Array, folded: Array) -> None:
 
 def _crop(x: Array, geo: Geometry) -> Array:
     """The elements that a kernel of size one with this stride looks at."""
-    return x[(..., *(slice(None, (o - 1) * s + 1, s) for o, s in zip(geo.out, geo.stride)))]
+    return np.asarray(x[_at(slice(None, (o - 1) * s + 1, s) for o, s in zip(geo.out, geo.stride))])
 
 
 def _forward(x: Array, w: Array, geo: Geometry) -> Array:
@@ -249,7 +249,7 @@ def _input_gradient(g: Array, w: Array, geo: Geometry) -> Array:
         pixels = np.matmul(matrix, g.reshape(geo.batch, geo.groups, geo.filters // geo.groups, -1))
         pixels = pixels.reshape(geo.batch, geo.channels, *geo.out)
         if geo.out == geo.spatial:
-            return pixels
+            return np.asarray(pixels)
         gradient = np.zeros(shape, dtype=dtype)
         _crop(gradient, geo)[...] = pixels
         return gradient
@@ -288,21 +288,20 @@ def _scatter_columns(g: Array, w: Array, geo: Geometry) -> Array:
     padded = np.zeros((geo.batch, geo.channels, *extents), dtype=g.dtype)
     matrix = w.reshape(geo.groups, geo.filters // geo.groups, geo.rows).swapaxes(1, 2)
     size = geo.chunk(g.itemsize)
-    axes = tuple(range(1 + len(geo.kernel)))
     for start in range(0, geo.batch, size):
         stop = min(start + size, geo.batch)
         columns = np.matmul(matrix, _fold(g[start:stop], geo.groups))
         windows = columns.reshape(geo.channels, *geo.kernel, stop - start, *geo.out)
-        windows = np.moveaxis(
-            windows, axes, tuple(range(-len(axes), 0))
-        )  # (samples, *out, channels, *kernel)
-        target = np.moveaxis(padded[start:stop], 1, -1)
+        windows = np.moveaxis(windows, len(geo.kernel) + 1, 0)
+        target = padded[start:stop]
         for offset in itertools.product(*(range(k) for k in geo.kernel)):
-            seen = tuple(
-                slice(i * d, i * d + (o - 1) * s + 1, s)
-                for i, d, o, s in zip(offset, geo.dilation, geo.out, geo.stride)
-            )
-            target[(slice(None), *seen)] += windows[(..., *offset)]
+            tap = (slice(None), slice(None), *offset)
+            target[
+                _at(
+                    slice(i * d, i * d + (o - 1) * s + 1, s)
+                    for i, d, o, s in zip(offset, geo.dilation, geo.out, geo.stride)
+                )
+            ] += windows[tap]
     if any(lo < 0 or hi < 0 for lo, hi in geo.padding):
         gradient = np.zeros((geo.batch, geo.channels, *geo.spatial), dtype=g.dtype)
         kept = tuple(slice(max(-lo, 0), n - max(-hi, 0)) for n, (lo, hi) in zip(geo.spatial, geo.padding))
@@ -310,9 +309,9 @@ def _scatter_columns(g: Array, w: Array, geo: Geometry) -> Array:
             slice(max(lo, 0), max(lo, 0) + len(range(*k.indices(n))))
             for (lo, _), k, n in zip(geo.padding, kept, geo.spatial)
         )
-        gradient[(..., *kept)] = padded[(..., *inner)]
+        gradient[_at(kept)] = padded[_at(inner)]
         return gradient
-    return padded[(..., *(slice(lo, lo + n) for n, (lo, _) in zip(geo.spatial, geo.padding)))]
+    return np.asarray(padded[_at(slice(lo, lo + n) for n, (lo, _) in zip(geo.spatial, geo.padding))])
 
 
 # --------------------------------------------------------------------------------------------- primitives
@@ -454,7 +453,7 @@ def convolution_transpose(
     output_padding: PerAxis = 0,
     dilation: PerAxis = 1,
     groups: int = 1,
-) -> Tensor:
+) -> Any:
     """Transposed convolution: the adjoint of the convolution with the same weight.
 
     ``x`` is (batch, channels, *spatial), ``w`` (channels, filters / groups, *kernel); an output axis has

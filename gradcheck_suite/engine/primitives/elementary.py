@@ -43,7 +43,11 @@ def _right_half(draw: Any) -> list[Any]:
 
 
 def _unit(draw: Any) -> list[Any]:
-    return [(draw.real(3, 2, low=-0.9, high=0.9),), (draw.complex(2, low=-0.6, high=0.6),), (draw.real(low=-0.5, high=0.5),)]
+    return [
+        (draw.real(3, 2, low=-0.9, high=0.9),),
+        (draw.complex(2, low=-0.6, high=0.6),),
+        (draw.real(low=-0.5, high=0.5),),
+    ]
 
 
 # ------------------------------------------------------------------------------ exponentials and logarithms
@@ -170,7 +174,8 @@ def cosh(x: Array) -> Array:
 
 
 @primitive(
-    analytic=True, samples=lambda draw: [(draw.real(3, 2),), (draw.complex(2, low=-0.7, high=0.7),), (draw.real(),)]
+    analytic=True,
+    samples=lambda draw: [(draw.real(3, 2),), (draw.complex(2, low=-0.7, high=0.7),), (draw.real(),)],
 )
 def tanh(x: Array) -> Array:
     """Hyperbolic tangent."""
@@ -184,7 +189,8 @@ def arcsinh(x: Array) -> Array:
 
 
 @primitive(
-    analytic=True, samples=lambda draw: [(draw.positive(3, 2) + 1.0,), (draw.positive(2) + 1.2 + 1j * draw.real(2),)]
+    analytic=True,
+    samples=lambda draw: [(draw.positive(3, 2) + 1.0,), (draw.positive(2) + 1.2 + 1j * draw.real(2),)],
 )
 def arccosh(x: Array) -> Array:
     """Inverse hyperbolic cosine, x > 1."""
@@ -247,7 +253,9 @@ def sinc(x: Array, *, order: int = 0) -> Array:
     """sin(pi x) / (pi x) and 1 at 0, or its derivative of the given order."""
     u = np.asarray(np.multiply(x, math.pi))
     near = np.abs(u) <= order + 2
-    value = np.where(near, _sinc_series(np.where(near, u, 0), order), _sinc_recurrence(np.where(near, order + 3, u), order))
+    value = np.where(
+        near, _sinc_series(np.where(near, u, 0), order), _sinc_recurrence(np.where(near, order + 3, u), order)
+    )
     return np.asarray(value * math.pi**order, dtype=u.dtype)
 
 
@@ -258,24 +266,30 @@ sinc.jvp(x=lambda dx, out, x, *, order: multiply(dx, sinc(x, order=order + 1)))
 # -------------------------------------------------------------------------------------------- activations
 
 
-@primitive(samples=lambda draw: [(draw.real(3, 2),), (draw.complex(2),), (draw.real(),), (np.array([-700.0, 40.0]),)])
+@primitive(
+    samples=lambda draw: [(draw.real(3, 2),), (draw.complex(2),), (draw.real(),), (np.array([-700.0, 40.0]),)]
+)
 def sigmoid(x: Array) -> Array:
     """1 / (1 + e ** -x), without overflow for real x."""
     if x.dtype.kind == "c":
-        return np.true_divide(1, 1 + np.exp(-x))
+        return np.asarray(np.true_divide(1, 1 + np.exp(-x)))
     return np.asarray(scipy.special.expit(x))
 
 
 _from_output(sigmoid, lambda out: multiply(out, subtract(1.0, out)))
 
 
-@primitive(samples=lambda draw: [(draw.real(3, 2, low=-5.0, high=5.0),), (draw.real(),), (np.array([-700.0, 40.0]),)])
+@primitive(
+    samples=lambda draw: [(draw.real(3, 2, low=-5.0, high=5.0),), (draw.real(),), (np.array([-700.0, 40.0]),)]
+)
 def log_sigmoid(x: Array) -> Array:
     """log(sigmoid(x)), real x, without overflow."""
-    return np.negative(np.logaddexp(np.zeros((), x.dtype), -x))
+    return np.asarray(-np.logaddexp(np.zeros((), x.dtype), -x))
 
 
-@primitive(samples=lambda draw: [(draw.real(3, 2, low=-5.0, high=5.0),), (draw.real(),), (np.array([-700.0, 40.0]),)])
+@primitive(
+    samples=lambda draw: [(draw.real(3, 2, low=-5.0, high=5.0),), (draw.real(),), (np.array([-700.0, 40.0]),)]
+)
 def softplus(x: Array) -> Array:
     """log(1 + e ** x), real x, without overflow."""
     return np.logaddexp(np.zeros((), x.dtype), x)
@@ -301,13 +315,22 @@ def _weight(x: Tensor, out: Tensor) -> Any:
     return exp(subtract(x, out)) if not np.any(nothing) else selected(~nothing, exp(subtract(x, out)))
 
 
-@primitive(samples=lambda draw: [(draw.real(3, 4), draw.real(4)), (draw.real(), draw.real(2)), (draw.real(0), draw.real())])
+@primitive(
+    samples=lambda draw: [
+        (draw.real(3, 4), draw.real(4)),
+        (draw.real(), draw.real(2)),
+        (draw.real(0), draw.real()),
+    ]
+)
 def logaddexp(x: Array, y: Array) -> Array:
     """log(e ** x + e ** y), real, without overflow."""
     return np.logaddexp(x, y)
 
 
-logaddexp.vjp(x=lambda g, out, x, y: multiply(g, _weight(x, out)), y=lambda g, out, x, y: multiply(g, _weight(y, out)))
+logaddexp.vjp(
+    x=lambda g, out, x, y: multiply(g, _weight(x, out)), y=lambda g, out, x, y: multiply(g, _weight(y, out))
+)
 logaddexp.jvp(
-    x=lambda dx, out, x, y: multiply(dx, _weight(x, out)), y=lambda dy, out, x, y: multiply(dy, _weight(y, out))
+    x=lambda dx, out, x, y: multiply(dx, _weight(x, out)),
+    y=lambda dy, out, x, y: multiply(dy, _weight(y, out)),
 )

@@ -110,7 +110,7 @@ def half_to_real(x: Array, *, n: int, axis: int = -1, norm: Norm = "backward") -
     return np.asarray(scipy.fft.irfft(x, n=n, axis=axis, norm=norm))
 
 
-def _real_to_half_vjp(g: Tensor, out: Any, x: Tensor, *, axis: int = -1, norm: Norm = "backward") -> Tensor:
+def _real_to_half_vjp(g: Tensor, out: Any, x: Tensor, *, axis: int = -1, norm: Norm = "backward") -> Any:
     n = x.shape[axis]
     weights = 1 / _multiplicity(n, axis, x.ndim)
     return half_to_real(multiply(g, weights.astype(x.dtype)), n=n, axis=axis, norm=ADJOINT_NORM[norm])
@@ -118,7 +118,7 @@ def _real_to_half_vjp(g: Tensor, out: Any, x: Tensor, *, axis: int = -1, norm: N
 
 def _half_to_real_vjp(
     g: Tensor, out: Any, x: Tensor, *, n: int, axis: int = -1, norm: Norm = "backward"
-) -> Tensor:
+) -> Any:
     weights = _multiplicity(n, axis, x.ndim)
     return multiply(real_to_half(g, axis=axis, norm=ADJOINT_NORM[norm]), weights.astype(g.dtype))
 
@@ -129,7 +129,7 @@ half_to_real.vjp(x=_half_to_real_vjp)
 half_to_real.jvp(x="linear")
 
 
-def _resized(x: Tensor, axis: int, length: int) -> Tensor:
+def _resized(x: Tensor, axis: int, length: int) -> Any:
     """Cut or zero-padded at the end of one axis."""
     axis %= x.ndim
     size = x.shape[axis]
@@ -141,7 +141,7 @@ def _resized(x: Tensor, axis: int, length: int) -> Tensor:
 
 
 @derived
-def rfft(x: Tensor, *, axes: Axes = (-1,), norm: Norm = "backward") -> Tensor:
+def rfft(x: Tensor, *, axes: Axes = (-1,), norm: Norm = "backward") -> Any:
     """Transform of a real ``x`` over ``axes``, of the last of which only the n // 2 + 1 lowest frequencies."""
     *others, last = _tuple(axes)
     half = real_to_half(x, axis=last, norm=norm)
@@ -149,7 +149,7 @@ def rfft(x: Tensor, *, axes: Axes = (-1,), norm: Norm = "backward") -> Tensor:
 
 
 @derived
-def irfft(x: Tensor, *, n: int | None = None, axes: Axes = (-1,), norm: Norm = "backward") -> Tensor:
+def irfft(x: Tensor, *, n: int | None = None, axes: Axes = (-1,), norm: Norm = "backward") -> Any:
     """Inverse of :func:`rfft`: real, of length ``n`` (default 2 (m - 1)) along the last of ``axes``."""
     *others, last = _tuple(axes)
     length = 2 * (x.shape[last] - 1) if n is None else n
@@ -159,7 +159,7 @@ def irfft(x: Tensor, *, n: int | None = None, axes: Axes = (-1,), norm: Norm = "
 
 
 @derived
-def hfft(x: Tensor, *, n: int | None = None, axis: int = -1, norm: Norm = "backward") -> Tensor:
+def hfft(x: Tensor, *, n: int | None = None, axis: int = -1, norm: Norm = "backward") -> Any:
     """Real transform of a signal that is Hermitian along ``axis``, of which half is given."""
     length = 2 * (x.shape[axis] - 1) if n is None else n
     return half_to_real(
@@ -168,6 +168,6 @@ def hfft(x: Tensor, *, n: int | None = None, axis: int = -1, norm: Norm = "backw
 
 
 @derived
-def ihfft(x: Tensor, *, axis: int = -1, norm: Norm = "backward") -> Tensor:
+def ihfft(x: Tensor, *, axis: int = -1, norm: Norm = "backward") -> Any:
     """Inverse of :func:`hfft`: half of the Hermitian signal whose transform is the real ``x``."""
     return conj(real_to_half(x, axis=axis, norm=ADJOINT_NORM[norm]))

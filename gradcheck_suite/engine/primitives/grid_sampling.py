@@ -37,7 +37,7 @@ def _reflected(position: Array, size: int, align_corners: bool) -> tuple[Array, 
     return np.where(odd, span - rest, rest) + low, np.where(odd, -sign, sign)
 
 
-def _inside(position: Tensor, size: int, padding: Padding, align_corners: bool) -> Tensor:
+def _inside(position: Tensor, size: int, padding: Padding, align_corners: bool) -> Any:
     """The position moved into the tensor as the padding says; the derivative is zero on the edge and beyond."""
     if padding == "zeros":
         return position
@@ -94,7 +94,7 @@ def _taps(
 
 def _whole(position: Array) -> Array:
     """Integers, with far away or undefined positions well outside any tensor."""
-    return np.nan_to_num(np.clip(position, -1e9, 1e9), nan=-1e9).astype(np.int64)
+    return np.asarray(np.nan_to_num(np.clip(position, -1e9, 1e9), nan=-1e9), dtype=np.int64)
 
 
 def _corners(
@@ -138,10 +138,8 @@ def grid_sample(
     taps = []
     for axis, size in enumerate(spatial):
         coordinate = grid[..., n - 1 - axis]
-        if align_corners:
-            position = (coordinate + 1) * ((size - 1) / 2)
-        else:
-            position = ((coordinate + 1) * size - 1) / 2
+        scale, shift = ((size - 1) / 2, 0.0) if align_corners else (size / 2, -0.5)
+        position = (coordinate + 1) * scale + shift
         taps.append(_taps(position, size, mode, padding_mode, align_corners))
     total: Tensor | None = None
     for flat, counts, weight in _corners(taps, spatial):

@@ -58,13 +58,21 @@ def add_rows(count: int, rows: Array, values: Array) -> Array:
     """Zeros (count, ...) with values[i] added to row rows[i], repeats summed."""
     width = values[0].size if len(values) else int(np.prod(values.shape[1:]))
     if width <= 1 or not len(values):
-        flat = add_flat(count * width, np.asarray(rows), values.reshape(-1)) if width else np.zeros(0, values.dtype)
+        flat = (
+            add_flat(count * width, np.asarray(rows), values.reshape(-1))
+            if width
+            else np.zeros(0, values.dtype)
+        )
         return flat.reshape(count, *values.shape[1:])
     exact = values.astype(np.float32) if values.dtype == np.float16 else values
     ones = np.ones(len(rows), exact.dtype)
-    spread = scipy.sparse.csc_matrix((ones, np.asarray(rows), np.arange(len(rows) + 1)), shape=(count, len(rows)))
-    return np.asarray(spread @ exact.reshape(len(rows), width)).astype(values.dtype, copy=False).reshape(
-        count, *values.shape[1:]
+    spread = scipy.sparse.csc_matrix(
+        (ones, np.asarray(rows), np.arange(len(rows) + 1)), shape=(count, len(rows))
+    )
+    return (
+        np.asarray(spread @ exact.reshape(len(rows), width))
+        .astype(values.dtype, copy=False)
+        .reshape(count, *values.shape[1:])
     )
 
 
@@ -105,6 +113,7 @@ def getitem(x: Array, *, index: Any) -> Array:
         ((draw.real(3),), {"index": (slice(None), 1), "shape": (3, 4)}),
         ((draw.real(3),), {"index": (np.array([0, 0, 2]), np.array([1, 1, -1])), "shape": (3, 4)}),
         ((draw.complex(2, 2),), {"index": np.array([1, 1]), "shape": (3, 2)}),
+        ((draw.real(2, 0),), {"index": np.array([1, 1]), "shape": (3, 0)}),
     ]
 )
 def getitem_adjoint(g: Array, *, index: Any, shape: Any) -> Array:
@@ -116,9 +125,9 @@ def getitem_adjoint(g: Array, *, index: Any, shape: Any) -> Array:
     parts = _parts(index)
     if len(parts) == 1:
         rows = np.asarray(parts[0])
-        return add_rows(shape[0], _rows(rows, shape[0]).ravel(), g.reshape(-1, *shape[1:]))
+        return add_rows(shape[0], _rows(rows, shape[0]).ravel(), g.reshape(rows.size, *shape[1:]))
     size = int(np.prod(shape, dtype=np.int64))
-    return add_flat(size, places(shape, index), g).reshape(shape)
+    return np.reshape(add_flat(size, places(shape, index), g), shape)
 
 
 getitem.vjp(x=lambda g, out, x, *, index: getitem_adjoint(g, index=index, shape=x.shape))
@@ -244,7 +253,10 @@ def _leading(values: Any, shape: tuple[int, ...]) -> Any:
 @primitive(
     samples=lambda draw: [
         ((draw.real(3, 4), draw.real(2, 3)), {"index": np.array([[0, 2, 2], [2, 2, 2]]), "axis": 0}),
-        ((draw.real(2, 3), draw.complex(2, 5)), {"index": np.array([[0, 0, 1, -1], [1, 1, 1, 1]]), "axis": 1}),
+        (
+            (draw.real(2, 3), draw.complex(2, 5)),
+            {"index": np.array([[0, 0, 1, -1], [1, 1, 1, 1]]), "axis": 1},
+        ),
     ]
 )
 def scatter_add(x: Array, values: Array, *, index: Any, axis: int) -> Array:
@@ -254,7 +266,11 @@ def scatter_add(x: Array, values: Array, *, index: Any, axis: int) -> Array:
     """
     wanted = np.asarray(index)
     where = places(x.shape, element_index(wanted, axis))
-    used = np.broadcast_to(values, wanted.shape) if not values.ndim else values[tuple(slice(0, n) for n in wanted.shape)]
+    used = (
+        np.broadcast_to(values, wanted.shape)
+        if not values.ndim
+        else values[tuple(slice(0, n) for n in wanted.shape)]
+    )
     return np.asarray(x + add_flat(x.size, where, used).reshape(x.shape))
 
 
@@ -353,6 +369,3 @@ def as_strided_scatter(x: Any, src: Any, shape: Any, strides: Any, offset: int =
     source = x if isinstance(x, Tensor) else Tensor(x)
     where = _strided(source.size, shape, strides, offset)
     return reshape(setitem(reshape(source, shape=(-1,)), src, index=(where,)), shape=source.shape)
-
-
-

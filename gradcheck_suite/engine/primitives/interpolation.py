@@ -1,8 +1,7 @@
-"""Interpolation: resampling along axes, and sampling at arbitrary points.
+"""Resampling along axes: nearest, linear and cubic interpolation.
 
 Every resampling filter is a matrix per axis, so :func:`axis_matrix`, which applies one, is the only primitive and
-its derivative is the transposed matrix. Sampling at a grid is composed of gathers and weights, whose derivatives
-to every order follow from the coordinates' arithmetic.
+its derivative is the transposed matrix. Sampling at arbitrary points is in :mod:`.grid_sampling`.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ def _cubic(distance: Array, a: float) -> Array:
 
 
 def _triangle(distance: Array) -> Array:
-    return np.maximum(1 - np.abs(distance), 0.0)
+    return np.asarray(np.maximum(1 - np.abs(distance), 0.0))
 
 
 def _step(size: int, out: int, align_corners: bool, scale: float | None) -> float:
@@ -98,7 +97,7 @@ def resize_matrix(
     linear or cubic filter where it shrinks. ``precision`` is the type in which torch computes the positions, that of
     its input: it can move a nearest neighbour.
     """
-    real = np.dtype(precision).type
+    real: Any = np.dtype(precision).type
     step = real(_step(size, out, align_corners, scale))
     index = np.arange(out)
     matrix = np.zeros((out, size))
@@ -137,7 +136,7 @@ def _antialiased(size: int, out: int, mode: Mode, step: float) -> Array:
     column = np.arange(size)
     weights = filter_((column - centre[:, None] + 0.5) / widening)
     weights = np.where((column >= low[:, None]) & (column < high[:, None]), weights, 0.0)
-    return weights / weights.sum(axis=1, keepdims=True)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
 @derived

@@ -97,7 +97,9 @@ def contract(operands: list[Array], *, subscripts: str) -> Array:
     left, _ = subscripts.split("->")
     lengths: dict[str, int] = {}
     for letters, operand in zip(left.split(","), operands):
-        lengths.update((letter, n) for letter, n in zip(letters, operand.shape) if lengths.get(letter, 1) == 1)
+        lengths.update(
+            (letter, n) for letter, n in zip(letters, operand.shape) if lengths.get(letter, 1) == 1
+        )
     optimise = len(operands) > 1 and math.prod(lengths.values()) >= OPTIMISE_FROM
     return np.array(np.einsum(subscripts, *operands, optimize=optimise))
 
@@ -169,5 +171,7 @@ def _explicit(subscripts: str, tensors: Sequence[Tensor]) -> tuple[list[str], st
         inputs[i] = letters.replace("...", ellipsis[widest - width :] if width else "")
     if not arrow:
         named = "".join(inputs)
-        result = ellipsis + "".join(sorted(c for c in set(named) if named.count(c) == 1 and c not in ellipsis))
+        result = ellipsis + "".join(
+            sorted(c for c in set(named) if named.count(c) == 1 and c not in ellipsis)
+        )
     return inputs, result.replace("...", ellipsis)

@@ -1,4 +1,4 @@
-"""Softmax and the normalisations: layer, batch, group and root mean square.
+"""The normalisations: layer, batch, group and root mean square.
 
 All normalisations are :func:`standardize` over some axes and then :func:`scale_shift`. The kernels reduce with
 ``einsum`` and reuse their temporaries: what counts at these sizes is how often the array is walked through.
@@ -16,166 +16,12 @@ import numpy.typing as npt
 from ..primitive import primitive
 from ..registry import derived
 from ..tensor import Tensor
+from ._blocks import blocks, kept_shape, merged
 from .arithmetic import add, conj, multiply
-from .elementary import exp
 from .reduction import mean as mean_over
-from .reduction import sum as sum_over
 
 Array = npt.NDArray[Any]
 Samples = list[tuple[tuple[Any, ...], dict[str, Any]]]
-
-
-# ----------------------------------------------------------------------------------------------- softmax
-
-
-def _shifted_exp(x: Array, axis: int, safe: bool) -> tuple[Array, Array, Array]:
-    """exp(x - max), its sum along the axis, and the maximum."""
-    largest = np.max(x, axis=axis, keepdims=True)
-    if safe:
-        largest[np.isneginf(largest)] = 0
-    exponentials = x - largest
-    np.exp(exponentials, out=exponentials)
-    return exponentials, np.sum(exponentials, axis=axis, keepdims=True), largest
-
-
-def _softmax_samples(draw: Any) -> Samples:
-    return [
-        ((draw.real(3, 4),), {"axis": -1}),
-        ((draw.real(2, 3, 2),), {"axis": 1}),
-        ((draw.real(5, low=300, high=310),), {"axis": 0}),
-        ((draw.real(0, 3),), {"axis": 1}),
-    ]
-
-
-@primitive(samples=_softmax_samples)
-def softmax(x: Array, *, axis: int = -1) -> Array:
-    """exp(x) divided by its sum along ``axis``. A slice of nothing but -inf gives NaN, as in torch."""
-    if x.size == 0:
-        return np.zeros_like(x)
-    if x.ndim == 0:
-        return np.ones_like(x)
-    exponentials, total, _ = _shifted_exp(x, axis, safe=False)
-    exponentials /= total
-    return exponentials
-
-
-def _safe_softmax_samples(draw: Any) -> Samples:
-    allowed = np.array([[True, False, True], [True, True, True]])
-    return [
-        ((draw.real(3, 4),), {}),
-        ((draw.real(2, 2, 3),), {"allowed": allowed}),
-        ((draw.real(2, 3),), {"allowed": np.array([[False, False, False], [True, True, False]])}),
-    ]
-
-
-@primitive(samples=_safe_softmax_samples)
-def safe_softmax(x: Array, *, axis: int = -1, allowed: Array | None = None) -> Array:
-    """Softmax along ``axis`` over the elements where ``allowed`` (boolean, broadcast) holds; the others give zero.
-
-    A slice with nothing allowed, or nothing but -inf, gives zeros: what attention does with a masked row.
-    """
-    if x.size == 0:
-        return np.zeros_like(x)
-    if allowed is not None:
-        x = np.where(allowed, x, np.asarray(-np.inf, dtype=x.dtype))
-    exponentials, total, _ = _shifted_exp(x, axis, safe=True)
-    total[total == 0] = 1
-    exponentials /= total
-    return exponentials
-
-
-def _softmax_gradient_samples(draw: Any) -> Samples:
-    return [
-        ((draw.real(3, 4), draw.positive(3, 4)), {"axis": -1}),
-        ((draw.real(2, 3, 2), draw.real(2, 3, 2)), {"axis": 1}),
-        ((draw.real(0, 3), draw.real(0, 3)), {"axis": 1}),
-    ]
-
-
-@primitive(samples=_softmax_gradient_samples)
-def softmax_gradient(g: Array, p: Array, *, axis: int = -1) -> Array:
-    """p (g - sum(g p)): the derivative of softmax at its value ``p``, which is symmetric."""
-    if g.ndim == 0:
-        return np.zeros_like(g)
-    product = g * p
-    total = np.sum(product, axis=axis, keepdims=True)
-    correction = p * total
-    product -= correction
-    return product
-
-
-softmax.vjp(x=lambda g, out, x, *, axis=-1: softmax_gradient(g, out, axis=axis))
-softmax.jvp(x=lambda dx, out, x, *, axis=-1: softmax_gradient(dx, out, axis=axis))
-safe_softmax.vjp(x=lambda g, out, x, *, axis=-1, allowed=None: softmax_gradient(g, out, axis=axis))
-safe_softmax.jvp(x=lambda dx, out, x, *, axis=-1, allowed=None: softmax_gradient(dx, out, axis=axis))
-
-
-def _softmax_gradient_in_p(h: Tensor, out: Tensor, g: Tensor, p: Tensor, *, axis: int = -1) -> Tensor:
-    if g.ndim == 0:
-        return h * 0.0
-    return h * (g - sum_over(g * p, axis=axis, keepdims=True)) - g * sum_over(h * p, axis=axis, keepdims=True)
-
-
-softmax_gradient.vjp(
-    g=lambda h, out, g, p, *, axis=-1: softmax_gradient(h, p, axis=axis), p=_softmax_gradient_in_p
-)
-softmax_gradient.jvp(
-    g="linear",
-    p=lambda dp, out, g, p, *, axis=-1: (
-        dp * 0.0
-        if g.ndim == 0
-        else dp * (g - sum_over(g * p, axis=axis, keepdims=True))
-        - p * sum_over(g * dp, axis=axis, keepdims=True)
-    ),
-)
-
-
-@primitive(samples=_softmax_samples)
-def log_softmax(x: Array, *, axis: int = -1) -> Array:
-    """x - log(sum(exp(x))) along ``axis``, without overflow."""
-    if x.size == 0 or x.ndim == 0:
-        return np.zeros_like(x)
-    _, total, largest = _shifted_exp(x, axis, safe=False)
-    shifted = x - largest
-    shifted -= np.log(total)
-    return np.asarray(shifted)
-
-
-@primitive(samples=_softmax_gradient_samples)
-def log_softmax_gradient(g: Array, out: Array, *, axis: int = -1) -> Array:
-    """g - exp(out) sum(g): the VJP of log_softmax at its value ``out``."""
-    if g.ndim == 0:
-        return np.zeros_like(g)
-    gradient = np.exp(out)
-    gradient *= -np.sum(g, axis=axis, keepdims=True)
-    gradient += g
-    return np.asarray(gradient)
-
-
-def _log_softmax_tangent(dx: Tensor, out: Tensor, x: Tensor, *, axis: int = -1) -> Tensor:
-    if x.ndim == 0:
-        return dx * 0.0
-    return dx - sum_over(exp(out) * dx, axis=axis, keepdims=True)
-
-
-log_softmax.vjp(x=lambda g, out, x, *, axis=-1: log_softmax_gradient(g, out, axis=axis))
-log_softmax.jvp(x=_log_softmax_tangent)
-# The derivative in g is the tangent map above, transposed twice: itself; in `out` only exp(out) changes.
-log_softmax_gradient.vjp(
-    g=lambda h, gradient, g, out, *, axis=-1: _log_softmax_tangent(h, out, h, axis=axis),
-    out=lambda h, gradient, g, out, *, axis=-1: (
-        h * 0.0 if g.ndim == 0 else -(h * exp(out) * sum_over(g, axis=axis, keepdims=True))
-    ),
-)
-log_softmax_gradient.jvp(
-    g="linear",
-    out=lambda d, gradient, g, out, *, axis=-1: (
-        d * 0.0 if g.ndim == 0 else -(d * exp(out) * sum_over(g, axis=axis, keepdims=True))
-    ),
-)
-
-
-# -------------------------------------------------------------------------------------------- standardize
 
 
 def _positive_axes(axes: int | Sequence[int], ndim: int) -> tuple[int, ...]:
@@ -207,12 +53,17 @@ def standardize(x: Array, *, axes: int | Sequence[int], eps: float) -> tuple[Arr
 
     The statistics keep the reduced axes with length one. Two passes: no cancellation.
     """
-    where = _positive_axes(axes, x.ndim)
-    mean = np.mean(x, axis=where, keepdims=True)
-    centred = x - mean
-    rstd = np.asarray(1 / np.sqrt(_mean_product(centred, centred, where) + x.dtype.type(eps)))
-    centred *= rstd
-    return centred, mean, rstd
+    reduced = _positive_axes(axes, x.ndim)
+    shape, where = merged(x.shape, reduced)
+    values, normal = x.reshape(shape), np.empty(shape, dtype=x.dtype)
+    mean, rstd = (np.empty(kept_shape(shape, where), dtype=x.dtype) for _ in range(2))
+    for part in blocks(shape, where, x.itemsize):
+        mean[part] = np.mean(values[part], axis=where, keepdims=True)
+        centred = np.subtract(values[part], mean[part], out=normal[part])
+        rstd[part] = 1 / np.sqrt(_mean_product(centred, centred, where) + x.dtype.type(eps))
+        centred *= rstd[part]
+    statistics = kept_shape(x.shape, reduced)
+    return normal.reshape(x.shape), mean.reshape(statistics), rstd.reshape(statistics)
 
 
 @primitive(samples=_standardize_samples)
@@ -239,22 +90,26 @@ def standardize_gradient(
 
     The derivative of :func:`standardize` at its value ``normal``, a symmetric map of ``g``.
     """
-    where = _positive_axes(axes, g.ndim)
-    gradient = normal * -_mean_product(g, normal, where)
-    gradient += g
-    if center:
-        gradient -= np.mean(g, axis=where, keepdims=True)
-    gradient *= rstd
-    return np.asarray(gradient)
+    shape, where = merged(g.shape, _positive_axes(axes, g.ndim))
+    incoming, values, factor = g.reshape(shape), normal.reshape(shape), rstd.reshape(kept_shape(shape, where))
+    gradient = np.empty(shape, dtype=np.result_type(g, normal))
+    for part in blocks(shape, where, g.itemsize):
+        block = gradient[part]
+        np.multiply(values[part], -_mean_product(incoming[part], values[part], where), out=block)
+        block += incoming[part]
+        if center:
+            block -= np.mean(incoming[part], axis=where, keepdims=True)
+        block *= factor[part]
+    return gradient.reshape(g.shape)
 
 
-def _slope(g: Tensor, normal: Tensor, *, axes: int | Sequence[int], center: bool) -> Tensor:
+def _slope(g: Tensor, normal: Tensor, *, axes: int | Sequence[int], center: bool) -> Any:
     """What :func:`standardize_gradient` multiplies with rstd, in differentiable operations."""
     slope = g - normal * mean_over(g * normal, axis=axes, keepdims=True)
     return slope - mean_over(g, axis=axes, keepdims=True) if center else slope
 
 
-def _through_normal(h: Tensor, g: Tensor, normal: Tensor, rstd: Tensor, axes: int | Sequence[int]) -> Tensor:
+def _through_normal(h: Tensor, g: Tensor, normal: Tensor, rstd: Tensor, axes: int | Sequence[int]) -> Any:
     scaled = h * rstd
     forward = g * mean_over(scaled * normal, axis=axes, keepdims=True)
     return -(scaled * mean_over(g * normal, axis=axes, keepdims=True) + forward)
@@ -398,7 +253,7 @@ scale_shift.jvp(
 )
 
 
-def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple[int, ...]) -> Any:
     """Weight and bias, seen in ``shape``, applied where they are given."""
     if weight is not None:
         weight = weight if tuple(weight.shape) == shape else weight.reshape(shape)
@@ -446,7 +301,7 @@ def layer_norm_with_statistics(
 @derived
 def rms_norm(
     x: Tensor, weight: Tensor | None = None, *, axes: int | Sequence[int] = -1, eps: float = 1e-6
-) -> Tensor:
+) -> Any:
     """Divide by the root mean square over the trailing ``axes``, then scale with the weight of their shape."""
     normal, _ = scale_to_unit(x, axes=axes, eps=eps)
     return _affine(normal, weight, None, tuple(x.shape[a] for a in _positive_axes(axes, x.ndim)))

@@ -144,7 +144,8 @@ def _sweep(
         found = np.take(found, inside, axis=axis)
         shape = (*values.shape[:axis], len(outside), *values.shape[axis + 1 :])
         padded = np.full(shape, _lowest(values.dtype), dtype=values.dtype)
-        padded[(*head, slice(before, before + size))] = values
+        middle = (*head, slice(before, before + size))
+        padded[middle] = values
         values = padded
     first = int(starts[0]) + before
     windows = [
@@ -272,7 +273,7 @@ for _pool in (max_pool, adaptive_max_pool):
 
 
 @derived
-def max_pool_at(x: Tensor, index: Array) -> Tensor:
+def max_pool_at(x: Tensor, index: Array) -> Any:
     """Max pooling whose positions were already found: ``x`` (batch, channels, *spatial), ``index`` flat."""
     return gather_planes(x, index=index)
 
@@ -361,7 +362,7 @@ def col2im(
     stride: PerAxis = 1,
     padding: PerAxis = 0,
     dilation: PerAxis = 1,
-) -> Tensor:
+) -> Any:
     """Sum of windows where they were taken from: (batch, channels * kernel, positions) to (batch, channels,
     *output_size). The adjoint of :func:`im2col`.
     """
@@ -377,7 +378,7 @@ def col2im(
 @derived
 def im2col(
     x: Tensor, *, kernel: PerAxis, stride: PerAxis = 1, padding: PerAxis = 0, dilation: PerAxis = 1
-) -> Tensor:
+) -> Any:
     """Windows of ``x`` (batch, channels, *spatial) as columns: (batch, channels * kernel, positions)."""
     index, inside = _window_index(tuple(x.shape[2:]), kernel, stride, padding, dilation)
     columns = gather_planes(x, index=index[None, None])

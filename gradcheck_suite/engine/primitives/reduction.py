@@ -66,7 +66,11 @@ def _count(shape: tuple[int, ...], axis: Any) -> int:
     return element_count(shape, axes_tuple(axis, len(shape)))
 
 
-mean.vjp(x=lambda g, out, x, *, axis, keepdims: spread(divide(g, float(_count(x.shape, axis))), x.shape, axis, keepdims))
+mean.vjp(
+    x=lambda g, out, x, *, axis, keepdims: spread(
+        divide(g, float(_count(x.shape, axis))), x.shape, axis, keepdims
+    )
+)
 mean.jvp(x="linear")
 
 
@@ -75,7 +79,11 @@ mean.jvp(x="linear")
 
 @primitive(
     analytic=True,
-    samples=lambda draw: [((draw.real(4),), {"axis": 0}), ((draw.complex(2, 3),), {"axis": -1}), ((draw.real(2, 0),), {"axis": 1})],
+    samples=lambda draw: [
+        ((draw.real(4),), {"axis": 0}),
+        ((draw.complex(2, 3),), {"axis": -1}),
+        ((draw.real(2, 0),), {"axis": 1}),
+    ],
 )
 def cumsum(x: Array, *, axis: int) -> Array:
     """Running sum along an axis."""
@@ -92,7 +100,11 @@ cumsum.jvp(x="linear")
 
 @primitive(
     analytic=True,
-    samples=lambda draw: [(draw.real(2, 5), draw.real(2, 5)), (draw.complex(4), draw.complex(4)), (draw.real(2, 0), draw.real(2, 0))],
+    samples=lambda draw: [
+        (draw.real(2, 5), draw.real(2, 5)),
+        (draw.complex(4), draw.complex(4)),
+        (draw.real(2, 0), draw.real(2, 0)),
+    ],
 )
 def linear_recurrence(a: Array, b: Array) -> Array:
     """s_i = b_i + a_i s_(i-1) along the last axis, s_(-1) = 0; a and b of one shape."""
@@ -172,7 +184,9 @@ def _others_product(x: Any, out: Any, axis: Any, keepdims: bool) -> Any:
     rows = reshape(moved, shape=(*moved.shape[: x.ndim - len(axes)], element_count(x.shape, axes)))
     before = _shifted(cumprod(rows, axis=-1), 1.0)
     after = flip(_shifted(cumprod(flip(rows, axis=-1), axis=-1), 1.0), axis=-1)
-    return transpose(reshape(multiply(before, after), shape=moved.shape), axes=tuple(int(i) for i in np.argsort(order)))
+    return transpose(
+        reshape(multiply(before, after), shape=moved.shape), axes=tuple(int(i) for i in np.argsort(order))
+    )
 
 
 @primitive(
@@ -272,7 +286,9 @@ def logsumexp(x: Array, *, axis: Any = None, keepdims: bool = False) -> Array:
 
 
 logsumexp.vjp(
-    x=lambda g, out, x, *, axis, keepdims: multiply(spread(g, x.shape, axis, keepdims), _shares(x, out, axis, keepdims))
+    x=lambda g, out, x, *, axis, keepdims: multiply(
+        spread(g, x.shape, axis, keepdims), _shares(x, out, axis, keepdims)
+    )
 )
 logsumexp.jvp(
     x=lambda dx, out, x, *, axis, keepdims: sum(
@@ -298,7 +314,13 @@ def _logcumsumexp_pullback(g: Any, x: Any, out: Any, axis: int) -> Any:
     return transpose(multiply(share, _recurrence_adjoint(cotangent, _decay(level))), axes=back)
 
 
-@primitive(samples=lambda draw: [((draw.real(4),), {"axis": 0}), ((draw.real(2, 3) * 200,), {"axis": 1}), ((draw.real(3, 2),), {"axis": 0})])
+@primitive(
+    samples=lambda draw: [
+        ((draw.real(4),), {"axis": 0}),
+        ((draw.real(2, 3) * 200,), {"axis": 1}),
+        ((draw.real(3, 2),), {"axis": 0}),
+    ]
+)
 def logcumsumexp(x: Array, *, axis: int) -> Array:
     """log of the running sum of e ** x along an axis, without overflow."""
     return np.logaddexp.accumulate(x, axis=axis)
@@ -384,9 +406,15 @@ def _deviation(x: Any, axis: Any, correction: float) -> Any:
 def var(x: Array, *, axis: Any = None, correction: float = 1.0, keepdims: bool = False) -> Array:
     """sum |x - mean| ** 2 / max(n - correction, 0) over axes."""
     centred = x - np.mean(x, axis=axis, keepdims=True)
-    total = np.sum(np.square(centred.real) + (np.square(centred.imag) if x.dtype.kind == "c" else 0), axis=axis, keepdims=keepdims)
+    total = np.sum(
+        np.square(centred.real) + (np.square(centred.imag) if x.dtype.kind == "c" else 0),
+        axis=axis,
+        keepdims=keepdims,
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(total / np.asarray(builtins.max(_count(x.shape, axis) - correction, 0), total.dtype))
+        return np.asarray(
+            total / np.asarray(builtins.max(_count(x.shape, axis) - correction, 0), total.dtype)
+        )
 
 
 var.vjp(
@@ -399,4 +427,3 @@ var.jvp(
         real(multiply(dx, bar(_deviation(x, axis, correction)))), axis=axis, keepdims=keepdims
     )
 )
-

@@ -71,7 +71,9 @@ transpose.vjp(x=lambda g, out, x, *, axes: transpose(g, axes=_inverse(axes)))
 transpose.jvp(x="linear")
 
 
-@primitive(exact=True, analytic=True, samples=lambda draw: [((draw.real(2, 3, 4),), {"axis1": 0, "axis2": -1})])
+@primitive(
+    exact=True, analytic=True, samples=lambda draw: [((draw.real(2, 3, 4),), {"axis1": 0, "axis2": -1})]
+)
 def swapaxes(x: Array, *, axis1: int, axis2: int) -> Array:
     """Two axes exchanged."""
     return np.swapaxes(x, axis1, axis2)
@@ -116,7 +118,11 @@ expand_dims.jvp(x="linear")
 @primitive(
     exact=True,
     analytic=True,
-    samples=lambda draw: [(draw.real(3, 1, 2, 1),), ((draw.real(1, 2, 1),), {"axis": 0}), ((draw.real(1),), {"axis": (0,)})],
+    samples=lambda draw: [
+        (draw.real(3, 1, 2, 1),),
+        ((draw.real(1, 2, 1),), {"axis": 0}),
+        ((draw.real(1),), {"axis": (0,)}),
+    ],
 )
 def squeeze(x: Array, *, axis: Any = None) -> Array:
     """Axes of length one removed: all, or the given ones."""
@@ -127,7 +133,9 @@ squeeze.vjp(x=lambda g, out, x: reshape(g, shape=x.shape))
 squeeze.jvp(x="linear")
 
 
-@primitive(exact=True, analytic=True, samples=lambda draw: [(draw.real(3, 2),), ((draw.real(3, 2),), {"axis": (0,)})])
+@primitive(
+    exact=True, analytic=True, samples=lambda draw: [(draw.real(3, 2),), ((draw.real(3, 2),), {"axis": (0,)})]
+)
 def flip(x: Array, *, axis: Any = None) -> Array:
     """Order reversed along the given axes, or all."""
     return np.flip(x, axis)
@@ -144,7 +152,10 @@ def _opposite(shift: Any) -> Any:
 @primitive(
     exact=True,
     analytic=True,
-    samples=lambda draw: [((draw.real(3, 4),), {"shift": 2}), ((draw.real(3, 4),), {"shift": (1, -2), "axis": (0, 1)})],
+    samples=lambda draw: [
+        ((draw.real(3, 4),), {"shift": 2}),
+        ((draw.real(3, 4),), {"shift": (1, -2), "axis": (0, 1)}),
+    ],
 )
 def roll(x: Array, *, shift: Any, axis: Any = None) -> Array:
     """Elements shifted cyclically along axes, or along the flattened order."""
@@ -329,17 +340,24 @@ def fold_windows(x: Array, *, axis: int, length: int, step: int) -> Array:
     """Windows (last axis) added back at their places on an axis of `length`: adjoint of unfold_windows."""
     axis = axis % (x.ndim - 1)
     count, size = x.shape[axis], x.shape[-1]
-    shape = x.shape[:axis] + (length,) + x.shape[axis + 1 : -1]
+    shape = (*x.shape[:axis], length, *x.shape[axis + 1 : -1])
     made = np.zeros(shape, x.dtype)
     before = (slice(None),) * axis
     for offset in range(size):
-        made[(*before, slice(offset, offset + (count - 1) * step + 1, step))] += x[..., offset]
+        window = slice(offset, offset + (count - 1) * step + 1, step)
+        made[before + (window,)] += x[..., offset]  # noqa: RUF005
     return made
 
 
-unfold_windows.vjp(x=lambda g, out, x, *, axis, step: fold_windows(g, axis=axis % x.ndim, length=x.shape[axis], step=step))
+unfold_windows.vjp(
+    x=lambda g, out, x, *, axis, step: fold_windows(g, axis=axis % x.ndim, length=x.shape[axis], step=step)
+)
 unfold_windows.jvp(x="linear")
-fold_windows.vjp(x=lambda g, out, x, *, axis, step: unfold_windows(g, axis=axis % (x.ndim - 1), size=x.shape[-1], step=step))
+fold_windows.vjp(
+    x=lambda g, out, x, *, axis, step: unfold_windows(
+        g, axis=axis % (x.ndim - 1), size=x.shape[-1], step=step
+    )
+)
 fold_windows.jvp(x="linear")
 
 

@@ -93,7 +93,7 @@ def ndtri(x: Array) -> Array:
     return np.asarray(scipy.special.ndtri(x))
 
 
-def _log_ndtr_slope(x: Tensor) -> Tensor:
+def _log_ndtr_slope(x: Tensor) -> Any:
     """pdf / cdf = sqrt(2/pi) / erfcx(-x / sqrt(2)): no quotient of two vanishing numbers."""
     return divide(math.sqrt(2 / math.pi), erfcx(x * (-1 / math.sqrt(2))))
 
@@ -218,7 +218,7 @@ def xlog1py(x: Array, y: Array) -> Array:
     return np.asarray(scipy.special.xlog1py(x, y))
 
 
-def _where_counted(x: Tensor, y: Tensor, value: Tensor) -> Tensor:
+def _where_counted(x: Tensor, y: Tensor, value: Tensor) -> Any:
     """Zero where x is 0 and y <= 0: there the product was defined as 0 whatever the logarithm."""
     return where((x.data == 0) & (y.data <= 0), 0.0, value)
 
@@ -280,7 +280,7 @@ k0e = _bessel("bessel_k0e", scipy.special.k0e, "exp(x) bessel_k0(x).", _positive
 k1e = _bessel("bessel_k1e", scipy.special.k1e, "exp(x) bessel_k1(x).", _positive)
 
 
-def _over_x(value: Tensor, x: Tensor, at_zero: float) -> Tensor:
+def _over_x(value: Tensor, x: Tensor, at_zero: float) -> Any:
     """value / x, which tends to ``at_zero`` where x is 0."""
     zero = x.data == 0
     if not zero.any():
@@ -328,7 +328,7 @@ def gammaincc(a: Array, x: Array) -> Array:
     return np.asarray(scipy.special.gammaincc(a, x))
 
 
-def _gamma_density(a: Tensor, x: Tensor) -> Tensor:
+def _gamma_density(a: Tensor, x: Tensor) -> Any:
     return exp(xlogy(a - 1, x) - x - gammaln(a))
 
 

@@ -1,0 +1,177 @@
+"""Softmax and its logarithm, with their derivatives as kernels of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..primitive import primitive
+from ..tensor import Tensor
+from ._blocks import blocks, merged
+from .elementary import exp
+from .reduction import sum as sum_over
+
+Array = npt.NDArray[Any]
+Samples = list[tuple[tuple[Any, ...], dict[str, Any]]]
+
+
+def _softmax(x: Array, axis: int, allowed: Array | None, safe: bool) -> Array:
+    if allowed is not None:
+        x = np.where(allowed, x, np.asarray(-np.inf, dtype=x.dtype))
+    shape, where = merged(x.shape, (axis % x.ndim,))
+    values = x.reshape(shape)
+    result = np.empty(shape, dtype=x.dtype)
+    for part in blocks(shape, where, x.itemsize):
+        largest = np.max(values[part], axis=where, keepdims=True)
+        if safe:
+            largest[np.isneginf(largest)] = 0
+        exponentials = np.subtract(values[part], largest, out=result[part])
+        np.exp(exponentials, out=exponentials)
+        total = np.sum(exponentials, axis=where, keepdims=True)
+        if safe:
+            total[total == 0] = 1
+        exponentials /= total
+    return result.reshape(x.shape)
+
+
+def _softmax_samples(draw: Any) -> Samples:
+    return [
+        ((draw.real(3, 4),), {"axis": -1}),
+        ((draw.real(2, 3, 2),), {"axis": 1}),
+        ((draw.real(5, low=300, high=310),), {"axis": 0}),
+        ((draw.real(0, 3),), {"axis": 1}),
+    ]
+
+
+@primitive(samples=_softmax_samples)
+def softmax(x: Array, *, axis: int = -1) -> Array:
+    """exp(x) divided by its sum along ``axis``. A slice of nothing but -inf gives NaN, as in torch."""
+    if x.size == 0:
+        return np.zeros_like(x)
+    if x.ndim == 0:
+        return np.ones_like(x)
+    with np.errstate(invalid="ignore"):  # -inf - -inf is the NaN that was promised
+        return _softmax(x, axis, None, safe=False)
+
+
+def _safe_softmax_samples(draw: Any) -> Samples:
+    allowed = np.array([[True, False, True], [True, True, True]])
+    return [
+        ((draw.real(3, 4),), {}),
+        ((draw.real(2, 2, 3),), {"allowed": allowed}),
+        ((draw.real(2, 3),), {"allowed": np.array([[False, False, False], [True, True, False]])}),
+    ]
+
+
+@primitive(samples=_safe_softmax_samples)
+def safe_softmax(x: Array, *, axis: int = -1, allowed: Array | None = None) -> Array:
+    """Softmax along ``axis`` over the elements where ``allowed`` (boolean, broadcast) holds; the others give zero.
+
+    A slice with nothing allowed, or nothing but -inf, gives zeros: what attention does with a masked row.
+    """
+    if x.size == 0:
+        return np.zeros_like(x)
+    return _softmax(x, axis, allowed, safe=True)
+
+
+def _softmax_gradient_samples(draw: Any) -> Samples:
+    return [
+        ((draw.real(3, 4), draw.positive(3, 4)), {"axis": -1}),
+        ((draw.real(2, 3, 2), draw.real(2, 3, 2)), {"axis": 1}),
+        ((draw.real(0, 3), draw.real(0, 3)), {"axis": 1}),
+    ]
+
+
+@primitive(samples=_softmax_gradient_samples)
+def softmax_gradient(g: Array, p: Array, *, axis: int = -1) -> Array:
+    """p (g - sum(g p)): the derivative of softmax at its value ``p``, which is symmetric."""
+    if g.ndim == 0:
+        return np.zeros_like(g)
+    shape, where = merged(g.shape, (axis % g.ndim,))
+    incoming, weights = g.reshape(shape), p.reshape(shape)
+    gradient = np.empty(shape, dtype=np.result_type(g, p))
+    for part in blocks(shape, where, g.itemsize):
+        product = np.multiply(incoming[part], weights[part], out=gradient[part])
+        product -= weights[part] * np.sum(product, axis=where, keepdims=True)
+    return gradient.reshape(g.shape)
+
+
+softmax.vjp(x=lambda g, out, x, *, axis=-1: softmax_gradient(g, out, axis=axis))
+softmax.jvp(x=lambda dx, out, x, *, axis=-1: softmax_gradient(dx, out, axis=axis))
+safe_softmax.vjp(x=lambda g, out, x, *, axis=-1, allowed=None: softmax_gradient(g, out, axis=axis))
+safe_softmax.jvp(x=lambda dx, out, x, *, axis=-1, allowed=None: softmax_gradient(dx, out, axis=axis))
+
+
+def _softmax_gradient_in_p(h: Tensor, out: Tensor, g: Tensor, p: Tensor, *, axis: int = -1) -> Any:
+    if g.ndim == 0:
+        return h * 0.0
+    return h * (g - sum_over(g * p, axis=axis, keepdims=True)) - g * sum_over(h * p, axis=axis, keepdims=True)
+
+
+softmax_gradient.vjp(
+    g=lambda h, out, g, p, *, axis=-1: softmax_gradient(h, p, axis=axis), p=_softmax_gradient_in_p
+)
+softmax_gradient.jvp(
+    g="linear",
+    p=lambda dp, out, g, p, *, axis=-1: (
+        dp * 0.0
+        if g.ndim == 0
+        else dp * (g - sum_over(g * p, axis=axis, keepdims=True))
+        - p * sum_over(g * dp, axis=axis, keepdims=True)
+    ),
+)
+
+
+@primitive(samples=_softmax_samples)
+def log_softmax(x: Array, *, axis: int = -1) -> Array:
+    """x - log(sum(exp(x))) along ``axis``, without overflow."""
+    if x.size == 0 or x.ndim == 0:
+        return np.zeros_like(x)
+    shape, where = merged(x.shape, (axis % x.ndim,))
+    values, result = x.reshape(shape), np.empty(shape, dtype=x.dtype)
+    with np.errstate(invalid="ignore"):
+        for part in blocks(shape, where, x.itemsize):
+            largest = np.max(values[part], axis=where, keepdims=True)
+            shifted = np.subtract(values[part], largest, out=result[part])
+            shifted -= np.log(np.sum(np.exp(shifted), axis=where, keepdims=True))
+    return result.reshape(x.shape)
+
+
+@primitive(samples=_softmax_gradient_samples)
+def log_softmax_gradient(g: Array, out: Array, *, axis: int = -1) -> Array:
+    """g - exp(out) sum(g): the VJP of log_softmax at its value ``out``."""
+    if g.ndim == 0:
+        return np.zeros_like(g)
+    shape, where = merged(g.shape, (axis % g.ndim,))
+    incoming, values = g.reshape(shape), out.reshape(shape)
+    gradient = np.empty(shape, dtype=np.result_type(g, out))
+    for part in blocks(shape, where, g.itemsize):
+        block = np.exp(values[part], out=gradient[part])
+        block *= -np.sum(incoming[part], axis=where, keepdims=True)
+        block += incoming[part]
+    return gradient.reshape(g.shape)
+
+
+def _log_softmax_tangent(dx: Tensor, out: Tensor, x: Tensor, *, axis: int = -1) -> Any:
+    if x.ndim == 0:
+        return dx * 0.0
+    return dx - sum_over(exp(out) * dx, axis=axis, keepdims=True)
+
+
+log_softmax.vjp(x=lambda g, out, x, *, axis=-1: log_softmax_gradient(g, out, axis=axis))
+log_softmax.jvp(x=_log_softmax_tangent)
+# The derivative in g is the tangent map above, transposed twice: itself; in `out` only exp(out) changes.
+log_softmax_gradient.vjp(
+    g=lambda h, gradient, g, out, *, axis=-1: _log_softmax_tangent(h, out, h, axis=axis),
+    out=lambda h, gradient, g, out, *, axis=-1: (
+        h * 0.0 if g.ndim == 0 else -(h * exp(out) * sum_over(g, axis=axis, keepdims=True))
+    ),
+)
+log_softmax_gradient.jvp(
+    g="linear",
+    out=lambda d, gradient, g, out, *, axis=-1: (
+        d * 0.0 if g.ndim == 0 else -(d * exp(out) * sum_over(g, axis=axis, keepdims=True))
+    ),
+)

@@ -1,0 +1,304 @@
+"""One watched stretch of a program: a recorder around it, and a look at every backward that runs inside."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from .. import report as _formats  # announces the output formats to Report.save and str(report)
+from .._version import __version__
+from ..assembly import collect_unverified, merge, node_findings, sum_findings
+from ..capture.graph import GraphRecording
+from ..capture.modules import ModuleStack
+from ..capture.recorder import Recorder
+from ..compare.blame import Arrival, arrivals
+from ..evidence import Finding, GradientVerdict, NodeVerdict, Outcome, Report, Testimony, Unverified
+from ..rules.suppression import suppress
+from ..rules.unverified import Unverified as UnverifiedRule
+from ..witnesses.engine import EdgeOutcomes, check_node, check_sums, worst
+from .ledger import Ledger, said_something, signature
+
+__all__ = ["Session", "watch"]
+
+_ = _formats
+_MOST_NODES = 2_000
+_PATCHED = ("torch.autograd", "torch.autograd.graph")
+
+
+def watch(
+    *,
+    verify: bool = True,
+    name: str = "watch",
+    ignore: Iterable[str] = (),
+    shared: Ledger | None = None,
+) -> Session:
+    """Watch the code inside a ``with`` block; nothing about it changes.
+
+    Args:
+        verify: verify every backward that runs inside, node by node, with the engine. Equal nodes are verified a bounded
+            number of times.
+        name: title of the report.
+        ignore: rules to silence, by code or name.
+        shared: a ledger to share with other sessions, so that equal nodes are not verified again in each.
+
+    Returns:
+        The session, a context manager; ``session.report`` says what was seen, during and after.
+    """
+    return Session(verify=verify, name=name, ignore=tuple(ignore), ledger=shared or Ledger())
+
+
+class Session:
+    """See :func:`watch`. Sessions may be nested; each watches the thread that entered it."""
+
+    def __init__(self, *, verify: bool, name: str, ignore: tuple[str, ...], ledger: Ledger) -> None:
+        self._verify = verify
+        self._name = name
+        self._ignore = ignore
+        self._ledger = ledger
+        self._findings: list[Finding] = []
+        self._nodes: list[NodeVerdict] = []
+        self._gradients: dict[str, GradientVerdict] = {}
+        self._unverified: Counter[tuple[str, str]] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._started = 0.0
+        self._seconds = 0.0
+        self._own_seconds = 0.0
+        self._thread = 0
+        self._stack: ExitStack | None = None
+        self._recorder: Recorder | None = None
+        self._modules = ModuleStack()
+        self.internal_errors: list[str] = []
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Session:
+        if self._stack is not None:
+            raise RuntimeError(
+                f"entering the watch session {self._name!r} failed: it is entered already. A session watches one "
+                "stretch of code at a time. Make another with watch()."
+            )
+        self._thread = threading.get_ident()
+        self._started = time.perf_counter()
+        stack = ExitStack()
+        try:
+            stack.enter_context(self._modules.observing())
+            recorder = Recorder(self._modules, keep_operations=False, forgiving=True)
+            recorder.sources.stop_at(sys._getframe(1).f_back)
+            stack.callback(recorder.sources.stop_at, None)
+            self._recorder = recorder
+            stack.enter_context(recorder)
+            if self._verify:
+                self._patch(stack)
+        except BaseException:
+            stack.close()
+            raise
+        self._stack = stack
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stack, self._stack = self._stack, None
+        recorder, self._recorder = self._recorder, None
+        self._seconds += time.perf_counter() - self._started
+        if stack is not None:
+            stack.close()
+        if recorder is not None and recorder.broken is not None:
+            self.internal_errors.append(recorder.broken)
+        if recorder is not None:
+            for subclass in sorted(recorder.subclasses):
+                self._unverified[f"operations on {subclass}", "a tensor subclass dispatches by itself"] += 1
+
+    def _patch(self, stack: ExitStack) -> None:
+        """Every backward goes through ``_engine_run_backward``, which torch's modules hold by name."""
+        for module_name in _PATCHED:
+            module = sys.modules[module_name]
+            original = getattr(module, "_engine_run_backward", None)
+            if original is None:
+                self._unverified["every backward", f"this torch has no {module_name}._engine_run_backward"] += 1
+                continue
+            setattr(module, "_engine_run_backward", self._observed(original))  # noqa: B010
+            stack.callback(setattr, module, "_engine_run_backward", original)
+
+    def _observed(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def run_backward(outputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != self._thread or self._recorder is None:
+                return original(outputs, *args, **kwargs)
+            return self._backward(original, outputs, args, kwargs)
+
+        return run_backward
+
+    # -- a backward ----------------------------------------------------------------------------------------------
+
+    def _backward(
+        self, original: Callable[..., Any], outputs: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        recorder = self._recorder
+        assert recorder is not None
+        self._counts["backwards"] += 1
+        began = time.perf_counter()
+        graph: GraphRecording | None = None
+        plan: dict[int, tuple[Any, ...]] = {}
+        try:
+            recorder.finish_forward()
+            if recorder.broken is None:
+                if all(isinstance(output, torch.Tensor) for output in outputs):
+                    graph = GraphRecording(recorder, outputs)
+                    plan = self._plan(recorder, graph)
+                else:
+                    self._unverified["a backward", "it starts from graph edges, not from tensors"] += 1
+        except Exception:  # a watched program must not fail because its watcher did
+            self.internal_errors.append(traceback.format_exc())
+            graph = None
+        self._own_seconds += time.perf_counter() - began
+        if graph is None or not plan:
+            with recorder.backward_phase():
+                return original(outputs, *args, **kwargs)
+        with graph.observing():
+            result = original(outputs, *args, **kwargs)
+        began = time.perf_counter()
+        try:
+            with _disable_current_modes(), torch.no_grad():
+                self._look_at(recorder, graph, plan, outputs, args[0] if args else None)
+        except Exception:  # likewise
+            self.internal_errors.append(traceback.format_exc())
+        self._own_seconds += time.perf_counter() - began
+        return result
+
+    def _plan(self, recorder: Recorder, graph: GraphRecording) -> dict[int, tuple[Any, ...]]:
+        """The nodes to verify in this backward, with their signatures."""
+        plan: dict[int, tuple[Any, ...]] = {}
+        for key, node in graph.by_key.items():
+            if key < 0:
+                continue
+            origin = recorder.origin_of(node)
+            mark = signature(node.name(), origin)
+            if self._ledger.take(mark, function=origin is not None and origin.role == "function"):
+                plan[key] = mark
+        return plan
+
+    def _look_at(
+        self,
+        recorder: Recorder,
+        graph: GraphRecording,
+        plan: dict[int, tuple[Any, ...]],
+        outputs: Sequence[torch.Tensor],
+        given: Sequence[torch.Tensor | None] | None,
+    ) -> None:
+        cotangents = []
+        for number, output in enumerate(outputs):
+            cotangent = None if given is None else given[number]
+            cotangents.append(torch.ones_like(output) if cotangent is None else cotangent)
+        names = self._leaf_names(recorder, graph)
+        trace = graph.trace(cotangents, names, {}, {})
+        checked: dict[int, tuple[NodeVerdict, EdgeOutcomes]] = {}
+        for key, mark in plan.items():
+            record = trace.nodes[key]
+            if not record.ran:
+                self._ledger.give_back(mark)
+                continue
+            verdict, edges = check_node(record)
+            checked[key] = (verdict, edges)
+            if not said_something(verdict.outcome) and "zero" in " ".join(t.reason for t in verdict.testimonies):
+                self._ledger.give_back(mark)
+        arrived_at = {
+            node.leaf_name: node.cotangents[0] for node in trace.nodes.values() if node.role == "leaf" and node.cotangents
+        }
+        sums = check_sums(trace, arrived_at)
+        self._counts["sums"] += len(sums)
+        self._counts["nodes"] += len(checked)
+        self._counts["elements"] += sum(v.elements for v, _ in checked.values())
+        for verdict, _ in checked.values():
+            self._counts[f"nodes_{verdict.how or 'unverified'}"] += 1
+        self._findings = merge([*self._findings, *node_findings(trace, checked), *sum_findings(trace, sums, recorder.backward_writes)])
+        recorder.backward_writes.clear()
+        self._nodes.extend(v for v, _ in checked.values() if len(self._nodes) < _MOST_NODES)
+        for entry in collect_unverified(checked, {}, None):
+            self._unverified[entry.subject, entry.reason] += entry.count
+        # Nodes that are not in the plan equal others that were verified before.
+        edges_of = {
+            key: checked[key][1] if key in checked else dict.fromkeys(range(len(node.edges)), Outcome.AGREE)
+            for key, node in trace.nodes.items()
+        }
+        self._note_leaves(graph, arrivals(trace, edges_of, sums), sums)
+
+    def _leaf_names(self, recorder: Recorder, graph: GraphRecording) -> dict[int, str]:
+        known = self._modules.parameter_names()
+        names: dict[int, str] = {}
+        for key, node in graph.by_key.items():
+            if key < 0:
+                tensor = node.variable
+                shape = "x".join(str(n) for n in tensor.shape) or "scalar"
+                names[key] = known.get(id(tensor)) or f"leaf {-key} ({shape})"
+        return names
+
+    def _note_leaves(
+        self, graph: GraphRecording, arrived: dict[int, Arrival], sums: dict[tuple[int, int], Testimony]
+    ) -> None:
+        known = self._modules.parameter_names()
+        for key, node in graph.by_key.items():
+            if key >= 0 or key not in arrived:
+                continue
+            tensor = node.variable
+            name = known.get(id(tensor)) or f"leaf {-key}"
+            before = self._gradients.get(name)
+            if before is None and len(self._gradients) >= _MOST_NODES:
+                continue
+            outcome = arrived[key].outcome
+            at_leaf = sums.get((key, 0))
+            self._gradients[name] = GradientVerdict(
+                name=name,
+                kind="parameter" if id(tensor) in known else "other",
+                shape=tuple(tensor.shape),
+                dtype=str(tensor.dtype).removeprefix("torch."),
+                outcome=outcome if before is None else worst([outcome, before.outcome]),
+                testimonies=() if at_leaf is None else (at_leaf,),
+                nodes=arrived[key].nodes,
+            )
+
+    # -- what came of it -----------------------------------------------------------------------------------------
+
+    @property
+    def report(self) -> Report:
+        """What was seen so far."""
+        unverified = [Unverified(subject, reason, count) for (subject, reason), count in self._unverified.items()]
+        findings = [*self._findings, *UnverifiedRule.from_entries(unverified)]
+        kept, suppressed = suppress(findings, self._ignore)
+        kept.sort(key=lambda f: -f.severity)
+        running = time.perf_counter() - self._started if self._stack is not None else 0.0
+        counts = {
+            "backwards": 0,
+            "nodes": 0,
+            "nodes_meaning": 0,
+            "nodes_unverified": 0,
+            "elements": 0,
+            "sums": 0,
+            **self._counts,
+            "distinct_nodes": self._ledger.distinct,
+            "suppressed": len(suppressed),
+        }
+        return Report(
+            title=self._name,
+            findings=tuple(kept),
+            gradients=tuple(self._gradients.values()),
+            nodes=tuple(self._nodes),
+            unverified=tuple(unverified),
+            environment={
+                "gradcheck_suite": __version__,
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+            },
+            timings={"total": self._seconds + running, "verification": self._own_seconds},
+            counts=counts,
+        )

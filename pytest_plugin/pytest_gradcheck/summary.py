@@ -1,0 +1,138 @@
+"""The section at the end of pytest's output."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+import pytest
+
+from gradcheck_suite._version import __version__
+from gradcheck_suite.evidence import Severity
+from gradcheck_suite.wording import listing, plural, relative_path, seconds
+
+from .aggregate import FoundFinding, RunTotals
+from .options import Options
+
+__all__ = ["write_internal_errors", "write_summary"]
+
+_MOST_REASONS = 5
+_COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+
+
+def write_summary(
+    terminal: pytest.TerminalReporter, summed: RunTotals, options: Options, written: Sequence[str]
+) -> None:
+    """Counts, what was not verified, findings by rule, where they are, what was silenced, the time and the files.
+
+    With ``-q`` it is one line; with ``-v`` nothing is shortened.
+    """
+    verbosity: int = terminal.config.get_verbosity()
+    if verbosity < 0:
+        findings = _severities(summed.findings)
+        terminal.write_line(f"gradcheck: {_verified(summed)}; {findings or 'no finding'}")
+        return
+    terminal.write_sep("=", "gradcheck")
+    terminal.write_line(
+        f"{plural(summed.tests, 'test')} watched, {summed.tests_with_backward:,} ran a backward "
+        f"({plural(summed.counts.get('backwards', 0), 'backward')})"
+    )
+    nothing = not _verified_nodes(summed)
+    terminal.write_line(_verified(summed), yellow=nothing)
+    for reason, count in summed.skipped.items():
+        terminal.write_line(f"not watched: {plural(count, 'test')}, marked skip: {reason}")
+    _write_unverified(terminal, summed, verbosity)
+    _write_findings(terminal, summed.findings, verbosity)
+    suppressed = summed.counts.get("suppressed", 0)
+    if suppressed:
+        terminal.write_line(f"silenced: {plural(suppressed, 'finding')}")
+    terminal.write_line(f"time spent verifying: {seconds(summed.seconds)}")
+    for path in written:
+        terminal.write_line(f"written: {relative_path(path)}")
+
+
+def write_internal_errors(terminal: pytest.TerminalReporter, errors: Sequence[str]) -> None:
+    """Errors of our own, each once, so that nobody takes the run for a clean one."""
+    terminal.write_sep("=", "gradcheck: internal error", red=True, bold=True)
+    terminal.write_line(
+        f"gradcheck-suite {__version__} failed {plural(len(errors), 'time')}. The tests keep their own outcomes; what "
+        "failed below was not verified. Please report it with this text."
+    )
+    for text, count in Counter(errors).items():
+        terminal.write_line("")
+        terminal.write_line(f"{text}\n(seen {count:,} times)" if count > 1 else text)
+
+
+def _verified_nodes(summed: RunTotals) -> int:
+    return summed.counts.get("nodes", 0) - summed.counts.get("nodes_unverified", 0)
+
+
+def _verified(summed: RunTotals) -> str:
+    counts = summed.counts
+    if not counts.get("backwards"):
+        return "nothing verified: no test ran a backward"
+    unverified = counts.get("nodes_unverified", 0)
+    # Two workers may have verified equal nodes without knowing of each other.
+    distinct = f"{'up to ' if summed.workers > 1 else ''}{summed.distinct:,} distinct"
+    parts = [
+        f"{plural(_verified_nodes(summed), 'node')} verified ({distinct})",
+        f"{plural(counts.get('elements', 0), 'element')} compared",
+    ]
+    if unverified:
+        parts.append(f"{unverified:,} not verified")
+    return ", ".join(parts)
+
+
+def _write_unverified(terminal: pytest.TerminalReporter, summed: RunTotals, verbosity: int) -> None:
+    by_reason: defaultdict[str, list[str]] = defaultdict(list)
+    times: Counter[str] = Counter()
+    for entry in summed.unverified:
+        by_reason[entry.reason].append(entry.subject)
+        times[entry.reason] += entry.count
+    if not by_reason:
+        return
+    terminal.write_line("not verified:", yellow=True)
+    reasons = times.most_common() if verbosity > 0 else times.most_common(_MOST_REASONS)
+    for reason, count in reasons:
+        subjects = listing(by_reason[reason], len(by_reason[reason]) if verbosity > 0 else 3)
+        terminal.write_line(f"  {count:,} x {reason}: {subjects}")
+    if len(times) > len(reasons):
+        terminal.write_line(f"  and {plural(len(times) - len(reasons), 'more reason')} (-v shows all)")
+
+
+def _write_findings(
+    terminal: pytest.TerminalReporter, findings: Sequence[FoundFinding], verbosity: int
+) -> None:
+    rules: defaultdict[tuple[Severity, str], list[FoundFinding]] = defaultdict(list)
+    for found in findings:
+        # What was not verified stands above, reason by reason.
+        if found.finding.code != "GC190":
+            rules[found.finding.severity, f"{found.finding.code} {found.finding.rule}"].append(found)
+    if not rules:
+        terminal.write_line("no finding", green=True)
+        return
+    terminal.write_line("findings:")
+    for (severity, rule), group in rules.items():
+        tests = {test for found in group for test in found.tests}
+        terminal.write(f"  {severity.label} {rule}", **{_COLOURS[severity]: True})
+        terminal.write_line(f": {len(group):,} in {plural(len(tests), 'test')}")
+        shown = group if verbosity > 0 or severity is Severity.ERROR else group[:3]
+        for found in shown:
+            location = found.finding.location
+            place = (
+                f"{relative_path(location.file)}:{location.line}" if location is not None else "no line known"
+            )
+            where = listing([_short(test) for test in found.tests], len(found.tests) if verbosity > 0 else 2)
+            terminal.write_line(f"    {place}  {where}")
+        if len(group) > len(shown):
+            terminal.write_line(f"    and {len(group) - len(shown):,} more (-v shows all)")
+
+
+def _short(test: str) -> str:
+    return test.replace(os.sep, "/")
+
+
+def _severities(findings: Iterable[FoundFinding]) -> str:
+    counts = Counter(found.finding.severity for found in findings if found.finding.code != "GC190")
+    return ", ".join(plural(counts[severity], severity.label) for severity in sorted(counts, reverse=True))

@@ -1,0 +1,70 @@
+"""What travels with the report of a test: plain data, so that pytest-xdist and others can carry it anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from gradcheck_suite.evidence import Outcome, Report
+
+__all__ = ["WORKER_ERRORS", "PhaseEvidence", "attach", "read"]
+
+WORKER_ERRORS = "gradcheck_internal_errors"
+"""Where a worker of pytest-xdist leaves its internal errors, in what it hands its controller at the end."""
+
+_ATTRIBUTE = "gradcheck"
+
+
+@dataclass(frozen=True)
+class PhaseEvidence:
+    """What one phase of one test brought to light.
+
+    Attributes:
+        reports: of the watched phase, and of each check that the ``gradcheck`` fixture made in it.
+        skip: why the test was not watched (its marker says), or "".
+        worker: the process it comes from, as pytest-xdist calls it; "" without.
+    """
+
+    reports: tuple[Report, ...] = ()
+    skip: str = ""
+    worker: str = ""
+
+
+def attach(evidence: PhaseEvidence, report: pytest.TestReport) -> None:
+    """Put the evidence on pytest's report of the phase.
+
+    It becomes an attribute of plain data: pytest writes every attribute when it serialises a report, and other
+    than ``user_properties`` it does not end up in JUnit XML.
+    """
+    reports = [_lighter(entry).to_dict() for entry in evidence.reports]
+    setattr(report, _ATTRIBUTE, {"reports": reports, "skip": evidence.skip, "worker": evidence.worker})
+
+
+def read(report: pytest.TestReport) -> PhaseEvidence | None:
+    """The evidence on a report, from this process or another; None if it carries none.
+
+    Raises:
+        ValueError: what it carries is malformed; the field is named.
+    """
+    data: Mapping[str, Any] | None = getattr(report, _ATTRIBUTE, None)
+    if data is None:
+        return None
+    reports = tuple(Report.from_dict(entry) for entry in data["reports"])
+    return PhaseEvidence(reports, data["skip"], data["worker"])
+
+
+def _lighter(report: Report) -> Report:
+    """Without what only the page about one single check shows: the graph and its nodes, which the counts sum up."""
+    gradients = (replace(g, testimonies=()) if g.outcome is Outcome.AGREE else g for g in report.gradients)
+    return replace(
+        report,
+        nodes=(),
+        gradients=tuple(gradients),
+        graph_nodes=(),
+        graph_edges=(),
+        graph_dot="",
+        testimonies=(),
+    )
