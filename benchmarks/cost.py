@@ -73,7 +73,7 @@ class Row:
 
 
 def fastest(run: Callable[[], object], *, seconds: float, least: int = 1, most: int = 30) -> float:
-    """Shortest time of a call, after one that is not counted, of ``least`` calls and as many as fit into ``seconds``."""
+    """Shortest time of a call, after one that is not counted, of ``least`` calls or as many as ``seconds`` allow."""
     run()
     times: list[float] = []
     begun = time.perf_counter()
@@ -178,7 +178,15 @@ def measure(case: Case, *, quick: bool) -> Row:
         estimate = _long(2 * elements * wide_unit / 3)
         slow = Cost(remark=f"not run: two forwards for each of {elements:,} elements, about {estimate}")
     return Row(
-        case.name, sum(p.numel() for p in model.parameters()), unit, wide_unit, mine, fast, slow, stages
+        name=case.name,
+        parameters=sum(p.numel() for p in model.parameters()),
+        forward_backward=unit,
+        forward_backward_float64=wide_unit,
+        ours=mine,
+        ours_float64=mine_wide,
+        fast=fast,
+        slow=slow,
+        stages=stages,
     )
 
 

@@ -91,7 +91,7 @@ def mlp_case(parameters: int) -> Case:
         f"MLP {number}",
         lambda: _made(lambda: mlp(parameters), (BATCH, 16)),
         slow_mode=parameters <= 100_000,
-        slow_mode_quick=parameters <= 10_000,
+        slow_mode_quick=parameters <= 1000,
     )
 
 

@@ -34,7 +34,7 @@ __all__ = [
 _HOMES = {
     "Finding": "evidence",
     "GradientError": "errors",
-    "Report": "evidence",
+    "Report": "report",
     "Severity": "evidence",
     "check_gradients": "pipeline",
     "explain": "rules",

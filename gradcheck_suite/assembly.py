@@ -30,6 +30,7 @@ from .evidence import (
 )
 from .rules.detached_graph import DetachedGraph
 from .rules.gradient_mismatch import GradientMismatch
+from .rules.nan_gradient import NanGradient
 from .rules.suppression import suppress
 from .rules.unused_parameter import UnusedParameter
 from .rules.unverified import Unverified as UnverifiedRule
@@ -53,6 +54,7 @@ def assemble(
     sums: Sums,
     replay: ReplayTestimony,
     difference: FiniteDifferenceResult,
+    repetition: Sequence[Finding],
     graph_dot: str,
     notes: Sequence[str],
     environment: Mapping[str, str],
@@ -66,6 +68,8 @@ def assemble(
     arrived = arrivals(trace, edges, {**plain_sums, **hooked})
     gradients = _gradient_verdicts(run, parameters, arrived, {**plain_sums, **hooked}, replay, difference)
     findings = [*node_findings(trace, checked), *sum_findings(trace, plain_sums, run.recorder.backward_writes)]
+    findings.extend(NanGradient.from_trace(trace))
+    findings.extend(repetition)
     unverified = collect_unverified(checked, hooked, replay)
     if not findings:
         findings.extend(difference_findings(difference, trace, unverified))
@@ -237,6 +241,9 @@ def _gradient_verdicts(
             outcome = Outcome.DISAGREE
             reason = "the output depends on it in a way that autograd does not see"
         gradient = trace.leaf_gradients.get(name)
+        scale = _scale(None if gradient is None else gradient.array())
+        if outcome is Outcome.AGREE and not np.isfinite(scale):
+            outcome, reason = Outcome.INCONCLUSIVE, "it is not finite"
         verdicts.append(
             GradientVerdict(
                 name=name,
@@ -245,7 +252,7 @@ def _gradient_verdicts(
                 dtype=str(tensor.dtype).removeprefix("torch."),
                 outcome=outcome,
                 testimonies=tuple(testimonies),
-                scale=_scale(None if gradient is None else gradient.array()),
+                scale=scale,
                 nodes=arrival.nodes,
                 error=replay.errors.get(name),
                 reason=reason,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,14 @@ from ._version import __version__
 from .assembly import assemble
 from .capture.drawing import draw_graph
 from .capture.inputs import prepare, resolve_inputs
-from .capture.state import preserved, rng_frozen
+from .capture.state import preserved, rng_frozen, snapshot
 from .declare import declared_surrogates
 from .errors import ConfigurationError, ModelError
 from .evidence import Report
+from .rules.nondeterministic import Nondeterministic
 from .witnesses.engine import check_node, check_sums
 from .witnesses.finite_difference import finite_difference
+from .witnesses.repetition import find_difference
 from .witnesses.replay import check_replay
 from .witnesses.torch_reverse import record_reverse
 
@@ -104,6 +106,12 @@ def check_gradients(
         prepared = prepare(call, model)
         parameters, buffers, modules = _tensors_of(model)
         named = {**parameters, **prepared.leaves}
+        given = snapshot(None, prepared.args, prepared.kwargs)
+
+        def restore() -> None:
+            start.restore()
+            given.restore()
+
         clock.lap("inputs")
         with rng_frozen(seed):
             run = record_reverse(
@@ -124,9 +132,24 @@ def check_gradients(
         clock.lap("node by node")
         replay = check_replay(trace, seed=seed)
         clock.lap("replay")
+        different = find_difference(
+            model, prepared.args, prepared.kwargs, run, restore=restore, modules=modules, loss=loss, seed=seed
+        )
+        repetition = []
+        if different is not None:
+            op = different.op
+            repetition.append(
+                Nondeterministic.from_runs(
+                    different.testimony,
+                    op=op.name if op is not None else "",
+                    location=op.location if op is not None else None,
+                    module=op.module if op is not None else "",
+                )
+            )
+        clock.lap("repetition")
         dot = draw_graph([t for _, t in run.outputs], run.leaves, run.autograd_nodes)
         clock.lap("drawing")
-        start.restore()
+        restore()
         difference = finite_difference(
             model,
             prepared,
@@ -145,6 +168,7 @@ def check_gradients(
             sums=sums,
             replay=replay,
             difference=difference,
+            repetition=repetition,
             graph_dot=dot,
             notes=(*prepared.notes, _loss_note(loss, [path for path, _ in run.outputs]), *difference.notes),
             environment=_environment(run.leaves, seed),
@@ -205,7 +229,7 @@ def _loss_note(loss: Callable[[Any], Any] | None, outputs: Sequence[str]) -> str
     return f"loss: a random projection of every differentiable output ({shown})"
 
 
-def _environment(leaves: dict[str, torch.Tensor], seed: int) -> dict[str, str]:
+def _environment(leaves: Mapping[str, torch.Tensor], seed: int) -> dict[str, str]:
     dtypes = sorted({str(t.dtype).removeprefix("torch.") for t in leaves.values()})
     devices = sorted({str(t.device) for t in leaves.values()})
     return {

@@ -6,6 +6,7 @@ import cmath
 import difflib
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
@@ -24,6 +25,9 @@ __all__ = [
 ]
 
 Scalar = complex | float
+
+# Where packages are installed says nothing about a model; ``torchvision/models/resnet.py`` does.
+_INSTALLED = re.compile(r".*[/\\](?:site|dist)-packages[/\\]")
 
 _MOST_DIGITS = 17  # what a float64 needs to be written without loss
 
@@ -65,7 +69,7 @@ def small(value: float) -> str:
     if not math.isfinite(value) or value == 0:
         return number(value)
     if 1e-2 <= abs(value) < 1000:
-        return f"{value:.2g}"
+        return f"{float(f'{value:.1e}'):g}"
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
@@ -146,9 +150,12 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
 
 
 def relative_path(path: str) -> str:
-    """``path`` relative to the working directory when it lies below it, otherwise unchanged."""
+    """``path`` relative to the working directory or to the installed packages, if it lies below; else unchanged."""
     if not os.path.isabs(path):
         return path
+    installed = _INSTALLED.match(path)
+    if installed:
+        return path[installed.end() :].replace(os.sep, "/")
     try:
         relative = os.path.relpath(path)
     except ValueError:  # Windows: another drive

@@ -59,6 +59,14 @@ def test_seconds(value, text):
     assert wording.seconds(value) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(3e-6, "3e-6"), (0.0123, "0.012"), (612.0, "610"), (2e5, "2e5"), (2.5e-4, "2.5e-4"), (0.0, "0")],
+)
+def test_small(value, text):
+    assert wording.small(value) == text
+
+
 def test_names():
     assert wording.nearest("resnet19", ["resnet18", "vgg"]) == "Did you mean 'resnet18'?"
     assert wording.nearest("zzzz", ["a"]) == ""
@@ -72,3 +80,5 @@ def test_paths_are_relative_to_where_one_is(tmp_path, monkeypatch):
     assert wording.relative_path(str(tmp_path / "a" / "m.py")) == "a/m.py"
     assert wording.relative_path("/elsewhere/m.py") == "/elsewhere/m.py"
     assert wording.relative_path("m.py") == "m.py"
+    installed = str(tmp_path / "lib" / "site-packages" / "timm" / "m.py")
+    assert wording.relative_path(installed) == "timm/m.py"

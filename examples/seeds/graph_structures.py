@@ -75,8 +75,12 @@ def fully_connected_paths(system: Any) -> dict[str, Any]:
         for k in range(2)
     ]
     loss.backward()
-    return {"backward": w_first.grad[0, 0], "path over unit 1": paths[0], "path over unit 2": paths[1],
-            "sum": paths[0] + paths[1]}
+    return {
+        "backward": w_first.grad[0, 0],
+        "path over unit 1": paths[0],
+        "path over unit 2": paths[1],
+        "sum": paths[0] + paths[1],
+    }
 
 
 def fully_connected_layer(system: Any) -> dict[str, Any]:

@@ -49,7 +49,12 @@ def regression_data(seed: int = 42) -> dict[str, Any]:
     torch.manual_seed(seed)
     x_data = torch.randn(100, 1)
     y_true = 2 * x_data + 1 + torch.randn(100, 1) * 0.1
-    return {"x": x_data.numpy(), "y": y_true.numpy(), "w": torch.randn(1).numpy(), "b": torch.randn(1).numpy()}
+    return {
+        "x": x_data.numpy(),
+        "y": y_true.numpy(),
+        "w": torch.randn(1).numpy(),
+        "b": torch.randn(1).numpy(),
+    }
 
 
 def linear_regression(
@@ -123,7 +128,10 @@ def main() -> None:
     history = run_both(linear_regression, data)
     print("linear regression, y = 2 x + 1")
     for epoch in range(19, 100, 20):
-        cells = [f"{name}: {h['loss'][epoch]:.4f} {h['w'][epoch]:.4f} {h['b'][epoch]:.4f}" for name, h in history.items()]
+        cells = [
+            f"{name}: {h['loss'][epoch]:.4f} {h['w'][epoch]:.4f} {h['b'][epoch]:.4f}"
+            for name, h in history.items()
+        ]
         print(f"  epoch {epoch + 1:3d}, loss, w, b  " + "   ".join(cells))
     print(f"  least squares: {numbers(closed_form(data))}")
     show("gradient descent on x^2 from -4", run_both(descend_parabola))

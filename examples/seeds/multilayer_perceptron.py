@@ -23,7 +23,9 @@ FEATURES, HIDDEN_1, HIDDEN_2, CLASSES = 28 * 28, 128, 256, 10
 class MultilayerPerceptron(torch.nn.Module):
     """Two hidden layers. `probas` keeps the lecture's name; log_softmax makes it log-probabilities."""
 
-    def __init__(self, num_features: int, num_classes: int, num_h1: int = HIDDEN_1, num_h2: int = HIDDEN_2) -> None:
+    def __init__(
+        self, num_features: int, num_classes: int, num_h1: int = HIDDEN_1, num_h2: int = HIDDEN_2
+    ) -> None:
         super().__init__()
         self.linear_1 = torch.nn.Linear(num_features, num_h1)
         self.linear_2 = torch.nn.Linear(num_h1, num_h2)
@@ -44,7 +46,8 @@ class EngineMultilayerPerceptron:
 
     def __init__(self, model: MultilayerPerceptron) -> None:
         self.parameters = [
-            engine.tensor(p.detach().numpy().copy(), requires_grad=True, label=name) for name, p in model.named_parameters()
+            engine.tensor(p.detach().numpy().copy(), requires_grad=True, label=name)
+            for name, p in model.named_parameters()
         ]
 
     def __call__(self, x: Any) -> tuple[engine.Tensor, engine.Tensor]:
@@ -79,7 +82,10 @@ def batches(count: int, batch_size: int = 32, seed: int = 0) -> list[tuple[Any, 
 
 
 def train_torch(
-    model: MultilayerPerceptron, loader: Sequence[tuple[Any, Any]], epochs: int = 1, learning_rate: float = 0.1
+    model: MultilayerPerceptron,
+    loader: Sequence[tuple[Any, Any]],
+    epochs: int = 1,
+    learning_rate: float = 0.1,
 ) -> dict[str, Any]:
     """The lecture's training loop: loss and gradients of every step, accuracy after every epoch."""
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
@@ -131,7 +137,7 @@ def train_engine(
             gradients.append([g.data.copy() for g in step])
             with engine.no_grad():
                 for p, g in zip(model.parameters, step):
-                    p -= learning_rate * g  # noqa: PLW2901  (writes into the parameter, as SGD does)
+                    p -= learning_rate * g  # in place: writes into the parameter, as SGD does
             losses.append(loss.item())
         with engine.no_grad():
             right = [np.argmax(model(x.reshape(-1, 28 * 28))[0].data, axis=1) == t for x, t in loader]
@@ -157,7 +163,11 @@ def wrong_inputs_to_cross_entropy() -> dict[str, dict[str, Any]]:
         (gradient,) = torch.autograd.grad(loss, model.linear_out.bias)
 
         logits_e, log_probas_e = twin(images.reshape(-1, 28 * 28))
-        given_e = {"logits": logits_e, "log-probabilities": log_probas_e, "probabilities": log_probas_e.exp()}[name]
+        given_e = {
+            "logits": logits_e,
+            "log-probabilities": log_probas_e,
+            "probabilities": log_probas_e.exp(),
+        }[name]
         loss_e = cross_entropy(given_e, labels)
         (gradient_e,) = engine.grad(loss_e, twin.parameters[-1])
         found[name] = {
@@ -184,7 +194,7 @@ def sgd_step_direction() -> dict[str, float]:
 
 
 def main() -> None:
-    loader = batches(5)
+    loader = batches(3)
     model = create()
     twin = EngineMultilayerPerceptron(model)
     results = {"torch": train_torch(model, loader, epochs=2), "engine": train_engine(twin, loader, epochs=2)}
@@ -197,8 +207,13 @@ def main() -> None:
     )
     print(f"largest difference of any gradient element: {worst:.1e}")
     for name, systems in wrong_inputs_to_cross_entropy().items():
-        show(f"cross_entropy fed {name}", {s: {"loss": v["loss"], "norm of the gradient":
-             float(np.linalg.norm(v["gradient"]))} for s, v in systems.items()})
+        show(
+            f"cross_entropy fed {name}",
+            {
+                s: {"loss": v["loss"], "norm of the gradient": float(np.linalg.norm(v["gradient"]))}
+                for s, v in systems.items()
+            },
+        )
     print(f"distance of SGD's step from w - lr g and w + lr g: {sgd_step_direction()}")
 
 

@@ -62,10 +62,7 @@ def checkpointed(system: Any) -> dict[str, Any]:
     """The gradients with and without checkpointing are the same."""
     x, w = operands(system)
     plain = gradient(system, (block(x, w) ** 2).mean(), (x, w))
-    if system is torch:
-        out = checkpoint(block, x, w, use_reentrant=False)
-    else:
-        out = EngineCheckpoint.apply(x, w)
+    out = checkpoint(block, x, w, use_reentrant=False) if system is torch else EngineCheckpoint.apply(x, w)
     recomputed = gradient(system, (out**2).mean(), (x, w))
     return {"x": plain[0], "x, checkpointed": recomputed[0], "w": plain[1], "w, checkpointed": recomputed[1]}
 
@@ -73,7 +70,11 @@ def checkpointed(system: Any) -> dict[str, Any]:
 def price_of_checkpointing() -> dict[str, int]:
     """Operations of the engine: checkpointing runs the forward of the block once more."""
     found = {}
-    for name, function in (("plain", block), ("checkpointed", EngineCheckpoint.apply), ("block alone", block)):
+    for name, function in (
+        ("plain", block),
+        ("checkpointed", EngineCheckpoint.apply),
+        ("block alone", block),
+    ):
         x, w = operands(engine)
         with engine.op_count() as count:
             out = function(x, w)

@@ -129,7 +129,10 @@ def main() -> None:
     show("pitfall 3: two backwards, graph retained", run_both(two_backwards))
     show("pitfall 3: two backwards, graph freed", run_both(two_backwards_without_retaining))
     show("second derivative of x^3 at 2", run_both(second_derivative))
-    show("types of error", {"engine": kinds_of_error(), "torch": dict.fromkeys(kinds_of_error(), "RuntimeError")})
+    show(
+        "types of error",
+        {"engine": kinds_of_error(), "torch": dict.fromkeys(kinds_of_error(), "RuntimeError")},
+    )
 
 
 if __name__ == "__main__":

@@ -75,7 +75,11 @@ def automatic_growth(depth: int) -> dict[str, float]:
             y = y * y
         y.backward()
     assert x.grad is not None
-    return {"operations": count.total, "derivative": x.grad.item(), "exact": 2**depth * 1.01 ** (2**depth - 1)}
+    return {
+        "operations": count.total,
+        "derivative": x.grad.item(),
+        "exact": 2**depth * 1.01 ** (2**depth - 1),
+    }
 
 
 def main() -> None:

@@ -18,7 +18,9 @@ from gradcheck_suite import engine
 class Value:
     """A number that knows its operands and how to pass a gradient on to them."""
 
-    def __init__(self, data: float, _children: tuple[Value, ...] = (), _op: str = "", label: str = "") -> None:
+    def __init__(
+        self, data: float, _children: tuple[Value, ...] = (), _op: str = "", label: str = ""
+    ) -> None:
         self.data = data
         self.grad = 0.0
         self._backward: Callable[[], None] = lambda: None
@@ -99,8 +101,12 @@ def with_tensors(system: Any) -> dict[str, Any]:
     }
 
 
-def labelled_graph() -> engine.Tensor:
-    """The engine's version with labels, after backward; `engine.render` prints it."""
+def labelled_graph() -> dict[str, engine.Tensor]:
+    """The engine's version with labels, after backward: every tensor by its label.
+
+    `engine.render(graph["y"])` prints it. A retained gradient lives on its tensor, which the graph does
+    not keep alive: without `a` in hand, its gradient could not be printed.
+    """
     x = engine.tensor(2.0, requires_grad=True, label="x")
     w = engine.tensor(-3.0, requires_grad=True, label="w")
     b = engine.tensor(10.0, requires_grad=True, label="b")
@@ -110,7 +116,7 @@ def labelled_graph() -> engine.Tensor:
     y = a + b
     y.label = "y"
     y.backward()
-    return y
+    return {str(tensor.label): tensor for tensor in (x, w, b, a, y)}
 
 
 def shared_value(start: float = 3.0) -> dict[str, Any]:
@@ -150,7 +156,8 @@ def main() -> None:
         {"Value": with_value(), "torch": with_tensors(torch), "engine": with_tensors(engine)},
     )
     print("the engine's graph")
-    print(engine.render(labelled_graph()))
+    graph = labelled_graph()
+    print(engine.render(graph["y"]))
     print(f"y = x x + x at 3, dy/dx: {shared_value()}")
     depth = 2 * sys.getrecursionlimit()
     print(f"a chain of {depth} additions, dy/dx: {deep_chain(depth)}")

@@ -313,7 +313,7 @@ def lstm_cell_backward(grad_hy, grad_cy, input_gates, hidden_gates, input_bias, 
     given = [zero if g is None else g for g in (grad_hy, grad_cy)]
     primals = [input_gates, hidden_gates, cx, input_bias, hidden_bias]
     i, h, c, bias, other = pulled_each(forward, given, primals, (True,) * 5)
-    return i, h, bias, other, c
+    return i, h, c, bias, other
 
 
 @meaning("aten::_thnn_differentiable_gru_cell_backward")

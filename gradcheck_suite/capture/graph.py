@@ -126,9 +126,14 @@ class GraphRecording:
                     operations.update((op.index, op) for op in origin.ops)
         for _, op in sorted(operations.items()):
             for ref in _refs((op.outputs, [after for _, after in op.written])):
-                if ref.edge is not None:
+                if ref.edge is None:
+                    continue
+                if op.function is not None:
                     # A Function may write into its output before returning it: the last value is what it returned.
                     values[ref.edge] = ref
+                else:
+                    # A later write under no_grad changes the tensor and leaves it its node.
+                    values.setdefault(ref.edge, ref)
             for ref in _refs((op.args, tuple(op.kwargs.values()))):
                 if ref.edge is not None:
                     values.setdefault(ref.edge, ref)
@@ -161,7 +166,8 @@ class GraphRecording:
         origin = recorder.origin_of(node)
         if origin is None:
             view = values.get((key, 0))
-            origin = recorder.origin_of_view(node, view) if view is not None else None
+            base = values.get((edges[0].node, edges[0].slot)) if edges and edges[0] is not None else None
+            origin = recorder.origin_of_view(node, view, base) if view is not None else None
         record = NodeRecord(
             key=key,
             name=name,

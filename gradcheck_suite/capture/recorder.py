@@ -45,6 +45,7 @@ class _OpTraits:
     writes_by_name: tuple[str, ...]
     argument_names: tuple[str, ...]
     random: bool
+    relooks: bool  # changes how a tensor looks at its memory, not the memory: transpose_, unsqueeze_, set_
 
 
 @dataclass(eq=False, slots=True)
@@ -92,9 +93,10 @@ class _Call:
     inputs: list[tuple[torch.Tensor, TensorRef]]
     before: list[tuple[torch.Tensor, TensorRef]]
     bases: list[tuple[torch.Tensor, TensorRef]]
+    relooks: bool
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's __init_subclass__ is untyped
     """Records the forward of a run; during the backward it only protects values and notes who writes.
 
     Use as a context manager; :meth:`backward_phase` switches. After the run, ``ops`` and ``origin_of`` (a node)
@@ -125,7 +127,7 @@ class Recorder(TorchDispatchMode):
         keep_operations: bool = True,
         forgiving: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.broken: str | None = None
         self.subclasses: set[str] = set()
         self._forgiving = forgiving
@@ -152,6 +154,8 @@ class Recorder(TorchDispatchMode):
         self._in_backward = False
         self._epoch_clock = 0
         self._keep: list[torch.Tensor] = []
+        # One value for all uses of a parameter or input, so that it is converted once.
+        self._shared_values: dict[int, tuple[int, Any, TensorValue]] = {}
         for tensor in known:
             self.register(tensor)
 
@@ -159,6 +163,10 @@ class Recorder(TorchDispatchMode):
 
     def register(self, tensor: torch.Tensor) -> TensorRef:
         """Declare that this tensor's memory existed before the run; returns its value now."""
+        storage = self._storage(tensor)
+        value = TensorValue(tensor.detach(), keep_wide=True)
+        self.values.watch(storage, value)
+        self._shared_values[storage] = (self._epochs.get(storage, 0), _geometry(tensor), value)
         ref = self._ref(tensor)
         self._known.add(ref.storage)
         ref.known = True
@@ -213,8 +221,13 @@ class Recorder(TorchDispatchMode):
 
     def _ref(self, tensor: torch.Tensor) -> TensorRef:
         storage = self._storage(tensor)
-        value = TensorValue(tensor.detach())
-        self.values.watch(storage, value)
+        epoch = self._epochs.get(storage, 0)
+        shared = self._shared_values.get(storage)
+        if shared is not None and shared[0] == epoch and shared[1] == _geometry(tensor):
+            value = shared[2]
+        else:
+            value = TensorValue(tensor.detach())
+            self.values.watch(storage, value)
         strided = tensor.layout is torch.strided
         edge: tuple[int, int] | None = None
         requires_grad = tensor.requires_grad
@@ -223,10 +236,10 @@ class Recorder(TorchDispatchMode):
             edge = (self.leaf_key(tensor), 0) if node is None else (self.node_key(node), tensor.output_nr)
         return TensorRef(
             storage=storage,
-            epoch=self._epochs.get(storage, 0),
+            epoch=epoch,
             shape=tuple(tensor.shape),
             strides=tensor.stride() if strided else (),
-            offset=tensor.storage_offset() if strided else 0,
+            offset=int(tensor.storage_offset()) if strided else 0,
             dtype=dtype_name(tensor.dtype),
             device=str(tensor.device),
             requires_grad=requires_grad,
@@ -317,12 +330,13 @@ class Recorder(TorchDispatchMode):
         record_kwargs = {k: self._record_value(v, inputs) for k, v in kwargs.items()}
         before = self._written_tensors(traits, args, kwargs, inputs)
         bases: list[tuple[torch.Tensor, TensorRef]] = []
-        for tensor, _ in before:
-            base = tensor._base if tensor._is_view() else None
-            if base is not None:
-                bases.append((base, self._ref(base)))
-        for storage in {ref.storage for _, ref in before}:
-            self.values.before_write(storage)
+        if not traits.relooks:
+            for tensor, _ in before:
+                base = tensor._base if tensor._is_view() else None
+                if base is not None:
+                    bases.append((base, self._ref(base)))
+            for storage in {ref.storage for _, ref in before}:
+                self.values.before_write(storage)
         op = OpRecord(
             index=self._operation_count,
             name=traits.name,
@@ -337,11 +351,11 @@ class Recorder(TorchDispatchMode):
             random=traits.random,
         )
         self._operation_count += 1
-        return _Call(op, segment, inputs, before, bases)
+        return _Call(op, segment, inputs, before, bases, traits.relooks)
 
     def _after(self, call: _Call, out: Any) -> None:
         op = call.op
-        for storage in {ref.storage for _, ref in call.before}:
+        for storage in set() if call.relooks else {ref.storage for _, ref in call.before}:
             self._epoch_clock += 1
             self._epochs[storage] = self._epoch_clock
         input_storages = {ref.storage for _, ref in call.inputs}
@@ -413,6 +427,8 @@ class Recorder(TorchDispatchMode):
 
     def _overwrite(self, traits: _OpTraits, args: Any, kwargs: Any) -> list[TensorValue]:
         """Save what an unrecorded operation is about to overwrite; returns the values that had to be copied."""
+        if traits.relooks:
+            return []
         targets: list[torch.Tensor] = []
         for position in traits.writes:
             value = args[position] if position < len(args) else kwargs.get(traits.argument_names[position])
@@ -490,7 +506,8 @@ class Recorder(TorchDispatchMode):
             return
         if origin.role != "write-through-view":
             base = tensor._base if tensor._is_view() else None
-            if base is not None and origin.ops[0].written and base.grad_fn is not None:
+            regenerated = node.name() == "AsStridedBackward0" and origin.ops[0].written
+            if base is not None and regenerated and base.grad_fn is not None:
                 # The view's node was made anew after a write to its base: it reads the base, nothing else.
                 base_ref = self._ref(base)
                 origin = NodeOrigin("view-of-written", origin.ops, base_after=base_ref, view=ref)
@@ -521,17 +538,28 @@ class Recorder(TorchDispatchMode):
             self.values.watch(self._storage(tensor), value)
         return value
 
-    def origin_of_view(self, node: Any, view: TensorRef) -> NodeOrigin | None:
-        """The origin of a view's node that autograd made anew when the view was read after a write to its base."""
-        if not node.name().endswith("AsStridedBackward0") or not node.next_functions:
+    def origin_of_view(self, node: Any, view: TensorRef, base: TensorRef | None) -> NodeOrigin | None:
+        """The origin of a view's node that autograd made anew when the view was read after a write to its base.
+
+        Args:
+            node: the node.
+            view: what it produced.
+            base: what the node before it produced.
+        """
+        if node.name() != "AsStridedBackward0" or not node.next_functions:
             return None
         parent, _ = node.next_functions[0]
-        if parent is None:
+        if parent is None or base is None or base.storage != view.storage:
             return None
-        origin = self.origin_of(parent)
-        if origin is None or origin.base_after is None:
-            return None
-        return NodeOrigin("view-of-written", list(origin.ops), base_after=origin.base_after, view=view)
+        origin = self.origin_of(parent) if getattr(parent, "variable", None) is None else None
+        ops = [] if origin is None else list(origin.ops)
+        return NodeOrigin("view-of-written", ops, base_after=base, view=view)
+
+
+def _geometry(tensor: torch.Tensor) -> Any:
+    if tensor.layout is not torch.strided:
+        return id(tensor)
+    return tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype
 
 
 def _owned_by_torch(tensor: torch.Tensor) -> bool:
@@ -563,7 +591,7 @@ def _describe_call(call: FunctionCall, origin: NodeOrigin, node: Any) -> None:
 def _read_traits(func: Any) -> _OpTraits:
     schema = getattr(func, "_schema", None)
     if schema is None:  # a higher-order operator
-        return _OpTraits(str(func), (), (), (), False)
+        return _OpTraits(str(func), (), (), (), False, False)
     writes, by_name, names = [], [], []
     for position, argument in enumerate(schema.arguments):
         names.append(argument.name)
@@ -573,7 +601,8 @@ def _read_traits(func: Any) -> _OpTraits:
             else:
                 writes.append(position)
     random = torch.Tag.nondeterministic_seeded in func.tags
-    return _OpTraits(func.name(), tuple(writes), tuple(by_name), tuple(names), random)
+    relooks = torch.Tag.inplace_view in func.tags
+    return _OpTraits(func.name(), tuple(writes), tuple(by_name), tuple(names), random, relooks)
 
 
 def _tensors_of(values: Any) -> Iterator[torch.Tensor]:

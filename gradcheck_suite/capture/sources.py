@@ -6,6 +6,7 @@ its code object: ``Function.apply`` is a C function in current torch and leaves 
 
 from __future__ import annotations
 
+import linecache
 import os
 import sys
 from types import CodeType, FrameType
@@ -55,7 +56,16 @@ def function_line(cls: type, method: str) -> Location | None:
     if not codes:
         return None
     code = codes[-1]
-    return Location(code.co_filename, code.co_firstlineno, code.co_qualname if sys.version_info >= (3, 11) else code.co_name)
+    line = code.co_firstlineno
+    # Python counts a function from its first decorator on; a reader looks for the def.
+    for offset in range(20):
+        text = linecache.getline(code.co_filename, code.co_firstlineno + offset).lstrip()
+        if text.startswith(("def ", "async def ")):
+            line += offset
+            break
+        if not text:
+            break
+    return Location(code.co_filename, line, getattr(code, "co_qualname", code.co_name))
 
 
 class SourceFinder:
@@ -136,7 +146,8 @@ def _all_functions() -> list[type]:
     found: list[type] = []
     waiting: list[type] = [torch.autograd.Function]
     while waiting:
-        for cls in waiting.pop().__subclasses__():
+        subclasses: list[type] = waiting.pop().__subclasses__()
+        for cls in subclasses:
             found.append(cls)
             waiting.append(cls)
     return found

@@ -51,7 +51,7 @@ def to_array(tensor: torch.Tensor) -> Array:
 def _as_numpy(tensor: torch.Tensor) -> Array:
     # Tensor.numpy() would forbid the user's tensor to be resized from then on; DLPack leaves it as it is.
     try:
-        return np.from_dlpack(tensor)  # type: ignore[arg-type]
+        return np.from_dlpack(tensor)
     except (BufferError, RuntimeError, TypeError):
         return np.asarray(tensor.clone().numpy())
 
@@ -61,15 +61,33 @@ class TensorValue:
 
     It holds an alias that carries no graph. :class:`CopyOnWrite` replaces the alias by a copy before a recorded
     operation writes into its memory.
+
+    Args:
+        tensor: the contents, without history.
+        keep_wide: remember the double-precision copy, for values that several witnesses ask for (parameters).
     """
 
-    __slots__ = ("__weakref__", "tensor")
+    __slots__ = ("__weakref__", "_keep_wide", "_wide", "tensor")
 
-    def __init__(self, tensor: torch.Tensor) -> None:
+    def __init__(self, tensor: torch.Tensor, *, keep_wide: bool = False) -> None:
         self.tensor = tensor
+        self._keep_wide = keep_wide
+        self._wide: Array | None = None
 
     def array(self) -> Array:
         return to_array(self.tensor)
+
+    def wide(self) -> Array:
+        if self._wide is not None:
+            return self._wide
+        array = to_array(self.tensor)
+        kind = array.dtype.kind
+        if (kind == "f" and array.dtype != np.float64) or (kind == "c" and array.dtype != np.complex128):
+            array = array.astype(np.float64 if kind == "f" else np.complex128)
+            if self._keep_wide:
+                array.flags.writeable = False
+                self._wide = array
+        return array
 
     def identity(self) -> object:
         tensor = self.tensor

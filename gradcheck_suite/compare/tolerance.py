@@ -150,11 +150,13 @@ def judge(
             scale = float(finite.max()) if finite.size else 0.0
             tolerance = slack * ULPS.get(dtype, _HALF_ULPS) * eps * scale + floor
         wrong = error > tolerance
-        if wrong.any() and noise is not None:
-            measured = noise()
-            measured = np.where(np.isfinite(measured), measured, np.inf)
-            tolerance = tolerance + spread * measured
+        if noise is not None and wrong.any():
+            # Where the noise itself is not finite nothing can be wrong: comparing with NaN is False.
+            tolerance = noise() * spread + tolerance
             wrong = error > tolerance
+            if unknown is None and not wrong.any():
+                worst = int(np.argmax(error))
+                return Outcome.AGREE, _comparison(expected, actual, error, worst, tolerance, scale, 0, max_error)
         if unknown is not None:
             wrong = wrong & ~unknown
         differing = int(np.count_nonzero(wrong))
@@ -219,5 +221,5 @@ def _settle_nonfinite(expected: Array, actual: Array, error: Array, dtype: str) 
 
 
 def _number(value: object) -> float | complex:
-    number = complex(value)  # type: ignore[call-overload]
+    number: complex = complex(value)  # type: ignore[call-overload]
     return number.real if number.imag == 0 else number

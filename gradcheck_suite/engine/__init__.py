@@ -19,7 +19,7 @@ from . import ops
 from .errors import EngineError, GraphFreedError, InplaceError, NotDifferentiableError
 from .function import Context, Function
 from .modes import OperationCount, enable_grad, is_grad_enabled, no_grad, op_count, set_grad_enabled
-from .perturb import perturbed
+from .perturb import Perturbation, perturbed
 from .primitive import Primitive, primitive
 from .printing import render
 from .registry import DERIVED, PRIMITIVES, derived
@@ -41,6 +41,7 @@ __all__ = [
     "Node",
     "NotDifferentiableError",
     "OperationCount",
+    "Perturbation",
     "Primitive",
     "Tensor",
     "derived",

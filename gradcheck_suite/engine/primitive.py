@@ -35,7 +35,6 @@ from numpy.typing import NDArray
 
 from .errors import NotDifferentiableError
 from .modes import THREAD, Mode
-from .perturb import perturb
 from .primitive_node import PrimitiveNode
 from .registry import DERIVED, PRIMITIVES, place, refuse_duplicate
 from .sampling import Draw, Sample, normalise_sample
@@ -198,7 +197,7 @@ class Primitive:
         if out.__class__ is not np.ndarray:
             out = np.asarray(out)
         if mode.perturbation is not None and not self.exact:
-            out = perturb(mode.perturbation, out)
+            out = mode.perturbation(out)
         result = wrap(out)
         if self.exact or out.base is not None:
             self._note_sharing(out, result, flat)
@@ -230,7 +229,7 @@ class Primitive:
                 made.append(array)
                 continue
             if mode.perturbation is not None and not self.exact:
-                array = perturb(mode.perturbation, array)
+                array = mode.perturbation(array)
             made.append(wrap(array))
             if self.exact or array.base is not None:
                 self._note_sharing(array, made[-1], flat)

@@ -196,8 +196,9 @@ class PrimitiveNode(Node):
         )
 
     def release(self) -> None:
-        if self.versions is not None or self.out_saved is not None:
-            self.freed = True
+        if self.versions is None and self.out_saved is None:
+            return  # only shapes were saved: there is nothing to free, and another backward may run
+        self.freed = True
         self.saved = ()
         self.out_saved = None
         self.out_tangents = None

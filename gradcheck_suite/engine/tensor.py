@@ -222,6 +222,11 @@ class Tensor:
 
     def _accumulate(self, cotangent: Tensor, keep_graph: bool, owned: bool) -> None:
         """Add to `.grad`; a gradient that nobody else holds (`owned`) is taken without a copy."""
+        if self.grad is not None and self.grad.data.shape != self.data.shape:
+            raise EngineError(
+                f"adding to .grad of {describe(self)} failed: its .grad was set to a tensor of shape "
+                f"{self.grad.data.shape}. A gradient has the shape of its tensor. Set .grad to None or to zeros of that shape."
+            )
         if keep_graph or THREAD.mode.levels:
             self.grad = cotangent if self.grad is None else PRIMITIVES["add"](self.grad, cotangent)
         elif self.grad is None:

@@ -35,6 +35,10 @@ class ArraySource(Protocol):
         """The value: float16/bfloat16 as float32, every other dtype as it is; shape as recorded."""
         ...
 
+    def wide(self) -> Array:
+        """The value in double precision: float64 or complex128; integers and booleans as they are."""
+        ...
+
     def identity(self) -> object:
         """Equal for two sources that look at the same memory in the same way, and so hold the same value."""
         ...

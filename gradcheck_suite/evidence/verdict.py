@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import ClassVar
 
 __all__ = ["Comparison", "Outcome", "Testimony"]
 
@@ -57,6 +58,9 @@ class Testimony:
         reason: why the outcome is inconclusive, or a remark; "".
         value: the same gradient by another witness at the worst element, for the report; None if unknown.
     """
+
+    # pytest would otherwise take the class for a test where it is imported into a test file.
+    __test__: ClassVar[bool] = False
 
     witness: str
     subject: str

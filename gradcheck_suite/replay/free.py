@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import Tensor
+from ..engine import Perturbation, Tensor
 from ..engine import grad as engine_grad
 from ..engine import perturbed
 from ..evidence import Array, OpRecord, TensorRef, Trace
 from .memory import Memory, is_differentiable, to_engine_array
-from .operations import NoMeaningError, compute, floating_outputs, moves_memory_only
+from .operations import NoMeaningError, compute, floating_outputs, looks_anew, moves_memory_only
 
 __all__ = ["FreeRun", "run_free"]
 
@@ -63,7 +63,7 @@ class _Runner:
             content = self.memory.read(ref)
             data = content.data if isinstance(content, Tensor) else np.asarray(content)
             if self.eps is not None:
-                data = data * (1.0 + self.eps * self.rng.uniform(-1.0, 1.0, data.shape))
+                data = Perturbation(self.eps, self.rng)(data)
             known = self.at_epoch[key] = Tensor(data, requires_grad=True)
             self.leaves.setdefault(ref.edge[0], []).append(known)
             self.memory.bind(ref, known)
@@ -136,7 +136,7 @@ class _Runner:
         for ref, value in results:
             if self.function is None and ref.edge is None and isinstance(value, Tensor) and value.requires_grad:
                 value = value.detach()
-            if id(ref) in written:
+            if id(ref) in written and not looks_anew(op):
                 self.memory.write(ref, value)
             elif ref.storage in inputs:
                 shared = value

@@ -6,19 +6,20 @@ gradients of its inputs come out. Nothing accumulates over the graph, so a disag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..engine import Tensor
+from ..engine import Perturbation, Tensor
 from ..engine import grad as engine_grad
 from ..engine import perturbed
 from ..evidence import Array, ArraySource, NodeRecord, OpRecord, TensorRef
 from .memory import Memory, is_differentiable, to_engine_array
-from .operations import NoMeaningError, compute, moves_memory_only
+from .operations import NoMeaningError, compute, looks_anew, moves_memory_only
+from .spread import measured_spread
 
 __all__ = ["LocalDifference", "LocalGradients", "Unexplained", "local_gradients"]
 
@@ -115,10 +116,10 @@ def local_gradients(
     Raises:
         Unexplained: with the reason.
     """
-    if node.role == "unknown" or not node.ops:
+    if node.role == "unknown" or (not node.ops and node.role != "view-of-written"):
         raise Unexplained(f"no recorded operation explains {node.name}")
     groups = _groups(node)
-    if _only_moves(node):
+    if node.role == "view-of-written" or _only_moves(node):
         return _moved(node, groups, cotangents)
     weights = [None if c is None else _as_engine(c.array()) for c in cotangents]
     grads, outputs = _evaluate(node, groups, weights, None, None)
@@ -132,27 +133,17 @@ def local_gradients(
         return known
 
     def noise(group: int, eps: float) -> Array:
-        return _spread([g[group] for g, _ in sampled(eps)], grads[group])
+        return measured_spread([g[group] for g, _ in sampled(eps)], grads[group])
 
     def output_noise(slot: int, eps: float) -> Array:
         exact = outputs[slot]
         assert exact is not None
-        return _spread([np.asarray(o[slot]) for _, o in sampled(eps)], exact)
+        return measured_spread([np.asarray(o[slot]) for _, o in sampled(eps)], exact)
 
     def difference(group: int, index: tuple[int, ...], unit: complex) -> LocalDifference | None:
         return _difference(node, groups, weights, group, index, unit)
 
     return LocalGradients(grads, groups, outputs, noise, output_noise, difference)
-
-
-def _spread(samples: list[Array], exact: Array) -> Array:
-    spread = np.zeros(exact.shape)
-    for sample in samples:
-        spread = np.maximum(spread, np.abs(sample - exact))
-    finite = spread[np.isfinite(spread)]
-    # Two samples of one element may both be small by chance; its neighbours tell what is usual.
-    typical = float(np.sqrt(np.mean(np.square(finite)))) if finite.size else 0.0
-    return np.maximum(spread, typical)
 
 
 def _difference(
@@ -224,29 +215,39 @@ def _moved(
     node: NodeRecord, groups: list[tuple[int, ...]], cotangents: Sequence[ArraySource | None]
 ) -> LocalGradients:
     """Gradients of an operation that only moves elements, in the cotangent's own dtype and without any value."""
-    op = node.ops[0]
     ref = node.inputs[groups[0][0]]
     if ref is None:
         raise Unexplained(f"the argument of {node.name} could not be matched with a recorded value")
     weights = [None if c is None else c.array() for c in cotangents]
     kind = next((w.dtype for w in weights if w is not None), np.dtype(np.float64))
     leaf = Tensor(np.broadcast_to(np.zeros((), kind), ref.shape), requires_grad=True)
-
-    def read(other: TensorRef) -> Any:
-        return leaf if other is ref else to_engine_array(other)
-
-    try:
-        results = compute(op, read)
-    except NoMeaningError as error:
-        raise Unexplained(str(error)) from error
     slots = range(max(len(cotangents), 1))
-    outputs = [_of_slot(results, node.key, s, node.outputs[s] if s < len(node.outputs) else None) for s in slots]
+    if node.role == "view-of-written":
+        view = node.outputs[0]
+        if view is None:
+            raise Unexplained(f"what {node.name} produced was not recorded")
+        memory = Memory()
+        memory.bind(ref, leaf)
+        outputs = [memory.read(view)]
+    else:
+        outputs = _moved_by_operation(node, ref, leaf, slots)
     gradients = _pull_back(node, groups, [leaf], outputs, weights, None, None)
 
     def exact(_: int, __: float) -> Array:
         return np.zeros(())
 
     return LocalGradients(gradients, groups, [], exact, exact, lambda *_: None)
+
+
+def _moved_by_operation(node: NodeRecord, ref: TensorRef, leaf: Tensor, slots: Iterable[int]) -> list[Any]:
+    def read(other: TensorRef) -> Any:
+        return leaf if other is ref else to_engine_array(other)
+
+    try:
+        results = compute(node.ops[0], read)
+    except NoMeaningError as error:
+        raise Unexplained(str(error)) from error
+    return [_of_slot(results, node.key, s, node.outputs[s] if s < len(node.outputs) else None) for s in slots]
 
 
 def _groups(node: NodeRecord) -> list[tuple[int, ...]]:
@@ -268,8 +269,7 @@ def _as_engine(array: Array) -> Array:
 def _jitter(array: Array, eps: float | None, rng: np.random.Generator | None) -> Array:
     if eps is None or rng is None:
         return array
-    noisy = array * (1.0 + eps * rng.uniform(-1.0, 1.0, array.shape))
-    return np.asarray(noisy)
+    return Perturbation(eps, rng)(array)
 
 
 def _evaluate(
@@ -358,12 +358,6 @@ def _forward(
     if node.role == "op" and len(node.ops) == 1 and not moves_memory_only(node.ops[0]):
         return _single(node, node.ops[0], leaves, eps, rng)
     memory = Memory()
-    if node.role == "view-of-written":
-        base, view = node.base, node.outputs[0]
-        if base is None or view is None:
-            raise Unexplained(f"the base that {node.name} reads was not recorded")
-        memory.bind(base, leaves[0])
-        return [memory.read(view)]
     bound: set[tuple[int, Any]] = set()
     if node.role == "write-through-view" and node.base is not None and 0 not in leaves:
         memory.bind(node.base, Tensor(to_engine_array(node.base)))
@@ -376,8 +370,8 @@ def _forward(
         _refuse_opaque(node, leaves)
     produced: dict[tuple[int, int], Any] = {}
     for op in node.ops:
-        _execute(op, memory, produced)
-    outputs = []
+        execute(op, memory, produced)
+    outputs: list[Any] = []
     for slot in range(max(len(node.cotangents), len(node.outputs))):
         ref = node.outputs[slot] if slot < len(node.outputs) else None
         if ref is None:
@@ -461,7 +455,7 @@ def _of_slot(results: list[tuple[TensorRef, Any]], key: int, slot: int, wanted: 
     return None
 
 
-def _execute(op: OpRecord, memory: Memory, produced: dict[tuple[int, int], Any]) -> None:
+def execute(op: OpRecord, memory: Memory, produced: dict[tuple[int, int], Any]) -> None:
     if moves_memory_only(op):
         return
     try:
@@ -471,7 +465,7 @@ def _execute(op: OpRecord, memory: Memory, produced: dict[tuple[int, int], Any])
     written = {id(after) for _, after in op.written}
     inputs = {ref.storage for ref in _tensor_args(op)}
     for ref, value in results:
-        if id(ref) in written:
+        if id(ref) in written and not looks_anew(op):
             memory.write(ref, value)
         elif ref.storage in inputs:
             memory.bind(ref, value)

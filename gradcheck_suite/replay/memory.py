@@ -29,12 +29,7 @@ def is_differentiable(dtype: str) -> bool:
 
 def to_engine_array(ref: TensorRef) -> Array:
     """The recorded contents in the engine's precision: float64 or complex128; integers and booleans as they are."""
-    array = ref.source.array()
-    if array.dtype.kind == "f" and array.dtype != np.float64:
-        return array.astype(np.float64)
-    if array.dtype.kind == "c" and array.dtype != np.complex128:
-        return array.astype(np.complex128)
-    return array
+    return ref.source.wide()
 
 
 def _value(array: Array) -> Any:

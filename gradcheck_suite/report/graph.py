@@ -119,6 +119,11 @@ def _new_graph() -> graphviz.Digraph:
     )
 
 
+def _dot_name(key: int) -> str:
+    """The node's name in DOT: leaves have negative keys, and a minus sign would need quotes everywhere."""
+    return f"n{key}".replace("-", "m")
+
+
 def _label(text: str) -> str:
     """Text that DOT shows as it is: backslashes are no escapes, and angle brackets no HTML."""
     label: str = graphviz.nohtml(text.replace("\\", "\\\\").replace("\n", "\\n"))
@@ -139,7 +144,7 @@ def _described(node: GraphNode, status: str, has_row: bool) -> _Drawn:
 
 def _all_described(report: Report, statuses: Mapping[int, str]) -> dict[str, _Drawn]:
     rows = {node.key for node in report.nodes}
-    return {f"n{n.key}": _described(n, statuses[n.key], n.key in rows) for n in report.graph_nodes}
+    return {_dot_name(n.key): _described(n, statuses[n.key], n.key in rows) for n in report.graph_nodes}
 
 
 def _generated(report: Report, statuses: Mapping[int, str]) -> _Plan:
@@ -147,9 +152,9 @@ def _generated(report: Report, statuses: Mapping[int, str]) -> _Plan:
     dot = _new_graph()
     for node in report.graph_nodes:
         lines = [node.label, *([node.detail] if node.kind == "leaf" and node.detail else [])]
-        dot.node(f"n{node.key}", label=_label("\n".join(lines)))
+        dot.node(_dot_name(node.key), label=_label("\n".join(lines)))
     for edge in report.graph_edges:
-        dot.edge(f"n{edge.target}", f"n{edge.source}")
+        dot.edge(_dot_name(edge.target), _dot_name(edge.source))
     return _Plan(dot.source, _all_described(report, statuses), _caption(len(report.graph_nodes)))
 
 

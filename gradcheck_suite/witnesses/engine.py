@@ -8,6 +8,7 @@ of every gradient, relative to the recorded graph.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -82,7 +83,7 @@ def check_node(
                 )
             )
             return _verdict(node, testimonies, "", 0), dict.fromkeys(positions, Outcome.INCONCLUSIVE)
-        silent = [p for p in positions if p < len(gradients) and not _is_zero(gradients[p])]
+        silent = [p for p in positions if p < len(gradients) and _says_something(gradients[p])]
         if silent:
             testimonies.append(
                 Testimony(
@@ -119,6 +120,14 @@ def _is_zero(source: ArraySource | None) -> bool:
     return source is None or not np.any(source.array())
 
 
+def _says_something(source: ArraySource | None) -> bool:
+    """Whether a gradient is not zero somewhere; zero times infinity is NaN by the rules of arithmetic."""
+    if source is None:
+        return False
+    array = source.array()
+    return bool(np.any(array[np.isfinite(array)]))
+
+
 def _check_forward(node: NodeRecord, local: LocalGradients, dtype: str) -> Testimony | None:
     """None when the engine's forward values are torch's; otherwise why its gradients must not be trusted here."""
     eps, _ = coarsest_eps([dtype])
@@ -127,7 +136,7 @@ def _check_forward(node: NodeRecord, local: LocalGradients, dtype: str) -> Testi
         if value is None or ref is None or not is_differentiable_dtype(ref.dtype):
             continue
         outcome, comparison = judge(
-            value, ref.source.array(), dtype=dtype, noise=lambda slot=slot: local.output_noise(slot, eps), slack=4.0
+            value, ref.source.array(), dtype=dtype, noise=partial(local.output_noise, slot, eps), slack=4.0
         )
         if outcome is Outcome.DISAGREE:
             return Testimony(

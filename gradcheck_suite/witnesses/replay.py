@@ -8,7 +8,7 @@ witness informs and never accuses by itself.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from ..compare.tolerance import coarsest_eps, judge
 from ..evidence import Array, Outcome, Testimony, Trace
 from ..replay import FreeRun, run_free
 from ..replay.operations import floating_outputs
+from ..replay.spread import measured_spread
 
 __all__ = ["ReplayTestimony", "check_replay"]
 
@@ -60,6 +61,12 @@ def check_replay(trace: Trace, *, seed: int = 0) -> ReplayTestimony:
     def perturbed() -> FreeRun:
         return run_free(trace, eps=eps, seed=seed)
 
+    def output_noise(value: Array, number: int) -> Array:
+        return _spread(value, perturbed().outputs[number])
+
+    def gradient_noise(value: Array, name: str) -> Array:
+        return _spread(value, perturbed().gradients[name])
+
     outputs = []
     for number, root in enumerate(trace.roots):
         value = free.outputs[number]
@@ -69,7 +76,7 @@ def check_replay(trace: Trace, *, seed: int = 0) -> ReplayTestimony:
             value,
             root.value.source.array(),
             dtype=dtype,
-            noise=lambda value=value, number=number: _spread(value, perturbed().outputs[number]),
+            noise=partial(output_noise, value, number),
             slack=_SLACK,
             spread=_SPREAD,
             explain=False,
@@ -96,7 +103,7 @@ def check_replay(trace: Trace, *, seed: int = 0) -> ReplayTestimony:
             expected,
             array,
             dtype=dtype,
-            noise=lambda expected=expected, name=name: _spread(expected, perturbed().gradients[name]),
+            noise=partial(gradient_noise, expected, name),
             slack=_SLACK,
             spread=_SPREAD,
             explain=False,
@@ -107,10 +114,4 @@ def check_replay(trace: Trace, *, seed: int = 0) -> ReplayTestimony:
 
 
 def _spread(exact: Array, sample: Array | None) -> Array:
-    """Noise from one perturbed run: its size in this tensor, never less than what the element itself showed."""
-    if sample is None:
-        return np.zeros(exact.shape)
-    spread = np.abs(sample - exact)
-    finite = spread[np.isfinite(spread)]
-    typical = float(np.sqrt(np.mean(np.square(finite)))) if finite.size else 0.0
-    return np.maximum(spread, typical)
+    return np.zeros(exact.shape) if sample is None else measured_spread([sample], exact)

@@ -126,7 +126,7 @@ class ReverseRun:
 @contextmanager
 def _noting_tensor_hooks(recorder: Recorder, hooked: set[tuple[int, int]]) -> Iterator[None]:
     """Note which tensors get a hook during the run: such a hook may change a gradient on purpose."""
-    original = torch.Tensor.register_hook
+    original: Callable[..., Any] = torch.Tensor.register_hook
 
     def register_hook(self: torch.Tensor, hook: Callable[..., Any]) -> Any:
         handle = original(self, hook)
@@ -134,7 +134,7 @@ def _noting_tensor_hooks(recorder: Recorder, hooked: set[tuple[int, int]]) -> It
         hooked.add((recorder.leaf_key(self), 0) if node is None else (recorder.node_key(node), self.output_nr))
         return handle
 
-    torch.Tensor.register_hook = register_hook  # type: ignore[method-assign, assignment]
+    torch.Tensor.register_hook = register_hook  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gradcheck_suite import watch
+from gradcheck_suite.errors import GradientError
 from gradcheck_suite.pipeline import check_gradients
 
 from .session import watcher_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from gradcheck_suite import Report
+    from gradcheck_suite.watching import Session
 
-__all__ = ["Gradcheck"]
+__all__ = ["AssertingWatch", "Gradcheck"]
 
 
 class Gradcheck:
@@ -42,31 +42,54 @@ class Gradcheck:
             GradcheckError: the check could not be made, see there.
         """
         __tracebackhide__ = True
-        report = check_gradients(model_or_function, inputs, **options)
-        return self._asserted(report)
+        return self._asserted(check_gradients(model_or_function, inputs, **options))
 
-    @contextmanager
-    def watch(self, **options: Any) -> Iterator[Any]:
-        """Watch a block with :func:`gradcheck_suite.watch` and assert at its end that all is well.
+    def watch(self, **options: Any) -> AssertingWatch:
+        """Watch a block with :func:`gradcheck_suite.watch`, and assert at its end that all is well.
 
         Args:
-            options: as there; ``verify`` is True unless given.
+            options: as there.
 
-        Yields:
-            The session, whose ``report`` can be read after the block.
-
-        Raises:
-            GradientError: an error-level finding, or nothing could be verified; not if the block itself raised.
+        Returns:
+            A context manager that gives the session, whose ``report`` can be read after the block. At the end of the
+            block it raises ``GradientError`` for an error-level finding or if nothing could be verified; not if the
+            block itself raised.
         """
-        __tracebackhide__ = True
         # "tests/test_net.py::test_trains (call)"
         test = os.environ.get("PYTEST_CURRENT_TEST", "gradcheck.watch").rsplit(" ", 1)[0]
-        with watch(**{"verify": True, "name": test, **options}) as session:
-            yield session
-        self._asserted(session.report)
+        interrupted = self._watcher.add_watched if self._watcher is not None else lambda report: None
+        return AssertingWatch(watch(**{"name": test, **options}), self._asserted, interrupted)
 
     def _asserted(self, report: Report) -> Report:
         __tracebackhide__ = True
         if self._watcher is not None:
             self._watcher.add_check(report)
-        return report.raise_for_findings()
+        try:
+            return report.raise_for_findings()
+        except GradientError as error:
+            # The line of the test is to blame; how the report came to raise is nobody's business.
+            raise error.with_traceback(None) from None
+
+
+class AssertingWatch:
+    """A session of ``gradcheck_suite.watch`` that asserts when its block ends."""
+
+    def __init__(
+        self, session: Session, asserted: Callable[[Report], Report], interrupted: Callable[[Report], None]
+    ) -> None:
+        self._session = session
+        self._asserted = asserted
+        self._interrupted = interrupted
+
+    def __enter__(self) -> Session:
+        return self._session.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        __tracebackhide__ = True
+        self._session.__exit__(kind, error, trace)
+        if error is None:
+            self._asserted(self._session.report)
+        else:
+            self._interrupted(self._session.report)

@@ -1,4 +1,4 @@
-"""Runs the phases of every test watched, and lets the test fail if a finding says so."""
+"""Runs set-up and call of every test watched, and lets the test fail if a finding says so."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ class _Running:
 
     Attributes:
         wishes: of its markers.
-        checks: reports of the ``gradcheck`` fixture in the phase that runs.
+        checks: reports that the ``gradcheck`` fixture asserted in the phase that runs.
+        interrupted: reports of the fixture's watched blocks that raised.
         evidence: of phases that have ended and are not attached to pytest's report yet, by name of the phase.
         findings: what its phases found and no phase has answered for yet; the call answers for the set-up.
         raised: the error by which a phase answered.
@@ -64,6 +65,7 @@ class _Running:
 
     wishes: Wishes
     checks: list[Report] = field(default_factory=list)
+    interrupted: list[Report] = field(default_factory=list)
     evidence: dict[str, PhaseEvidence] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     raised: GradientError | None = None
@@ -84,9 +86,14 @@ class Watcher:
         self._running: _Running | None = None
 
     def add_check(self, report: Report) -> None:
-        """Take in what a check of the ``gradcheck`` fixture found, for the summary and the files."""
+        """Take in what a check of the ``gradcheck`` fixture asserted, for the summary and the files."""
         if self._running is not None:
             self._running.checks.append(report)
+
+    def add_watched(self, report: Report) -> None:
+        """Take in what nobody asserted, since the block that was watched raised: the test answers for it."""
+        if self._running is not None:
+            self._running.interrupted.append(report)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -95,6 +102,8 @@ class Watcher:
             item.stash[_RUNNING] = _Running(wishes_of(item))
 
     # Innermost of all wrappers: what pytest and other plugins do around a test is none of its gradients.
+    # The tear-down is not watched: a fixture may leave a torch mode there that it entered before, and torch leaves the
+    # innermost mode, which would be the watcher's.
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -112,16 +121,6 @@ class Watcher:
         self._answer(item, running)
         return result
 
-    @pytest.hookimpl(wrapper=True, trylast=True)
-    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
-        __tracebackhide__ = True
-        running = item.stash[_RUNNING]
-        running.findings = []  # the call, or a set-up that failed, has shown them
-        with self._watched(item, running, "teardown"):
-            result = yield
-        self._answer(item, running)
-        return result
-
     # Outermost: skips, expected failures and unittest have had their say about the outcome.
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -130,7 +129,7 @@ class Watcher:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         running = item.stash.get(_RUNNING, None)
-        # A subtest is reported while its test still runs, before there is any evidence.
+        # The tear-down has none. A subtest is reported while its test still runs, before there is any evidence.
         evidence = running.evidence.pop(call.when, None) if running is not None else None
         if running is None or evidence is None:
             return report
@@ -152,7 +151,7 @@ class Watcher:
             running.evidence[when] = PhaseEvidence(skip=running.wishes.skip)
             yield
             return
-        self._running, running.checks = running, []
+        self._running, running.checks, running.interrupted = running, [], []
         ignore = self.options.ignore | running.wishes.ignore
         phase = WatchedPhase(item.nodeid, ignore, self._ledgers, self.internal)
         with self.internal.guard(f"beginning to watch {item.nodeid}"):
@@ -168,8 +167,7 @@ class Watcher:
             reports: list[Report] = []
             with self.internal.guard(f"ending to watch {item.nodeid}"):
                 report = phase.close(error)
-                if report is not None:
-                    reports.append(self._wanted(report))
+                reports = [self._wanted(r) for r in (report, *running.interrupted) if r is not None]
             running.findings += [f for r in reports for f in r.findings]
             reports += [self._wanted(check) for check in running.checks if _stands(check, error)]
             running.evidence[when] = PhaseEvidence(tuple(reports), worker=self._worker)

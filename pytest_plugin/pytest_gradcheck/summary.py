@@ -28,26 +28,31 @@ def write_summary(
 
     With ``-q`` it is one line; with ``-v`` nothing is shortened.
     """
-    verbosity: int = terminal.config.get_verbosity()
+    verbosity: int = terminal.config.getoption("verbose")
     if verbosity < 0:
         findings = _severities(summed.findings)
         terminal.write_line(f"gradcheck: {_verified(summed)}; {findings or 'no finding'}")
         return
     terminal.write_sep("=", "gradcheck")
-    terminal.write_line(
-        f"{plural(summed.tests, 'test')} watched, {summed.tests_with_backward:,} ran a backward "
-        f"({plural(summed.counts.get('backwards', 0), 'backward')})"
-    )
-    nothing = not _verified_nodes(summed)
-    terminal.write_line(_verified(summed), yellow=nothing)
+    backwards = summed.counts.get("backwards", 0)
+    if backwards:
+        terminal.write_line(
+            f"{plural(summed.tests, 'test')} watched, {summed.tests_with_backward:,} ran a backward "
+            f"({plural(backwards, 'backward')})"
+        )
+    else:
+        terminal.write_line(f"{plural(summed.tests, 'test')} watched")
+    terminal.write_line(_verified(summed), yellow=not _verified_nodes(summed))
     for reason, count in summed.skipped.items():
         terminal.write_line(f"not watched: {plural(count, 'test')}, marked skip: {reason}")
     _write_unverified(terminal, summed, verbosity)
-    _write_findings(terminal, summed.findings, verbosity)
+    if summed.findings or backwards:
+        _write_findings(terminal, summed.findings, verbosity)
     suppressed = summed.counts.get("suppressed", 0)
     if suppressed:
         terminal.write_line(f"silenced: {plural(suppressed, 'finding')}")
-    terminal.write_line(f"time spent verifying: {seconds(summed.seconds)}")
+    if backwards:
+        terminal.write_line(f"time spent verifying: {seconds(summed.seconds)}")
     for path in written:
         terminal.write_line(f"written: {relative_path(path)}")
 

@@ -177,8 +177,8 @@ def tolerance(call: Call) -> float:
     return 2e-9 if eps < 1e-10 else 4e3 * math.sqrt(eps) * math.sqrt(eps)
 
 
-def disagreements(meaning: Meaning, call: Call) -> Iterator[str]:
-    """Where the outputs of the meaning are not torch's."""
+def disagreements(meaning: Meaning, call: Call, imprecision: float | None = None) -> Iterator[str]:
+    """Where the outputs of the meaning are not torch's, up to the dtype's precision or a given one."""
     outputs, _, _ = evaluate(meaning, call)
     if len(outputs) != len(call.outputs):
         yield f"{call}: {len(outputs)} outputs, torch has {len(call.outputs)}"
@@ -195,7 +195,7 @@ def disagreements(meaning: Meaning, call: Call) -> Iterator[str]:
             continue
         finite = np.isfinite(expected)
         scale = float(np.abs(expected[finite]).max(initial=0.0)) if expected.dtype.kind in "fc" else 1.0
-        bound = tolerance(call) * max(scale, 1e-300)
+        bound = (imprecision or tolerance(call)) * max(scale, 1e-300)
         same_kind = np.array_equal(finite, np.isfinite(got))
         with np.errstate(all="ignore"):
             error = np.abs(got - expected.astype(got.dtype if got.dtype.kind == "c" else expected.dtype))

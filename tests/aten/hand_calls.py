@@ -49,7 +49,9 @@ def on_cpu() -> dict[str, list[Arguments]]:
     vectors, scales = real(4, 3, 2), positive(4, 1, 1)
     weight, norms = torch.ops.aten._weight_norm_interface(vectors, scales, 0)
     theta = real(2, 2, 3)
-    cell = [real(3, 8), real(3, 8), real(8), real(8), real(3, 2), real(3, 2)]
+    cell = [real(3, 8), real(3, 8), real(8), real(8), real(3, 2)]
+    i, f, g, _ = (cell[0] + cell[1] + cell[2] + cell[3]).chunk(4, 1)
+    new_cell = f.sigmoid() * cell[4] + i.sigmoid() * g.tanh()
     return {
         "aten::_addmm_activation": [
             arguments(real(4), real(3, 2), real(2, 4)),
@@ -125,13 +127,12 @@ def on_cpu() -> dict[str, list[Arguments]]:
         "aten::_sample_dirichlet": [arguments(positive(3))],
         "aten::_standard_gamma": [arguments(positive(3))],
         "aten::_thnn_differentiable_lstm_cell_backward": [
-            arguments(real(3, 2), real(3, 2), cell[0], cell[1], cell[2], cell[3], cell[4], cell[5]),
+            arguments(real(3, 2), real(3, 2), *cell, new_cell),
         ],
         "aten::_thnn_differentiable_gru_cell_backward": [
             arguments(real(3, 2), real(3, 6), real(3, 6), real(3, 2), real(6), real(6)),
             arguments(real(3, 2), real(3, 6), real(3, 6), real(3, 2), None, None),
         ],
-        "aten::_to_dense": [arguments(real(2, 2).to_sparse())],
         "aten::_unsafe_index.Tensor": [
             arguments(real(4, 3), [torch.tensor([0, 2]), torch.tensor([1, 1])]),
             arguments(real(4, 3), [None, torch.tensor([1, 1])]),
@@ -358,6 +359,7 @@ def with_reference() -> dict[str, list[tuple[Arguments, Any]]]:
             (arguments(real(2, 3) * 0 + 2, 0.5), (keep * 4.0, keep)) for keep in [bits(2, 3)]
         ],
         "aten::_sparse_addmm": [(arguments(real(3, 2) * 0, dense, other, alpha=2), (2 * dense @ other,))],
+        "aten::_to_dense": [(arguments(dense), (dense,))],
         "aten::_to_sparse": [(arguments(dense), (dense,))],
         "aten::_to_sparse.sparse_dim": [(arguments(dense, 1), (dense,))],
         "aten::_sparse_coo_tensor_with_dims_and_tensors": [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -32,16 +31,18 @@ class Suite:
 
     def run(self, *arguments: str) -> pytest.RunResult:
         """Run pytest on the project."""
-        # Installed, pytest finds the plugin by its entry point; from the source tree it must be named.
-        found = any(point.value == "pytest_gradcheck.plugin" for point in entry_points(group="pytest11"))
-        named = () if found else ("-p", "pytest_gradcheck.plugin")
-        return self.pytester.runpytest_subprocess(*named, "-p", "no:cacheprovider", *arguments)
+        distributed = ("-p", "xdist") if "-n" in arguments else ()
+        return self.pytester.runpytest_subprocess(
+            "-p", "pytest_gradcheck.plugin", "-p", "no:cacheprovider", *distributed, *arguments
+        )
 
 
 @pytest.fixture
 def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Suite:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, _PATHS)))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # Only what is named is loaded: the plugin also where it is not installed, and nobody's that happens to be.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     # pytest shortens its output otherwise than on CI, and wraps it at the width of whoever runs it.
     for name in ("CI", "BUILD_NUMBER", "GITHUB_ACTIONS"):
         monkeypatch.delenv(name, raising=False)

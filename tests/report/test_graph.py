@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 import samples
 
-from gradcheck_suite.evidence import GraphNode, Outcome, Report
+from gradcheck_suite.evidence import GraphEdge, GraphNode, Outcome, Report
 from gradcheck_suite.report import graph
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -61,6 +61,14 @@ def test_torchviz_source_is_drawn_and_its_other_nodes_stay():
     assert nodes_of(drawn.svg) == {"CubeBackward": ("v-disagree", "✗"), "AccumulateGrad": ("v-agree", "✓")}
     assert "(3, 8)" in drawn.svg
     assert 'href="#node-3"' in drawn.svg
+
+
+def test_leaves_have_negative_keys():
+    nodes = (GraphNode(-5, "weight", "leaf", Outcome.AGREE), GraphNode(1, "Sum", "op", Outcome.DISAGREE))
+    expected = {"weight": ("v-agree", "✓"), "Sum": ("v-disagree", "✗")}
+    report = Report("t", graph_nodes=nodes, graph_edges=(GraphEdge(1, -5),))
+    assert nodes_of(graph.draw(report).svg) == expected
+    assert nodes_of(graph.draw(replace(report, graph_dot="digraph { nm5 -> n1 }")).svg) == expected
 
 
 def test_real_torchviz_source_is_understood():

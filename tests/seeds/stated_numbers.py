@@ -39,13 +39,22 @@ def agree(example: Callable[..., Any], *arguments: Any, rel: float = 1e-12) -> d
     results = run_both(example, *arguments)
     assert results["torch"].keys() == results["engine"].keys()
     for quantity, value in results["torch"].items():
-        check(results["engine"][quantity], value, f"{example.__name__}, {quantity}, engine against torch", rel)
+        check(
+            results["engine"][quantity], value, f"{example.__name__}, {quantity}, engine against torch", rel
+        )
     return dict(results["engine"])
 
 
-def test_of_the_checks_themselves() -> None:
+def checks_can_fail() -> None:
     """Called by the completeness tests: a wrong number, shape, type or text must not pass."""
-    for found, stated in ((7.1, 7.0), ([7.0], 7.0), ([1.0, 2.0], [1.0, 3.0]), (1, True), ("a", "b"), (None, False)):
+    for found, stated in (
+        (7.1, 7.0),
+        ([7.0], 7.0),
+        ([1.0, 2.0], [1.0, 3.0]),
+        (1, True),
+        ("a", "b"),
+        (None, False),
+    ):
         with pytest.raises(AssertionError):
             check(found, stated, "twin")
     check(7.0, 7, "twin")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
-
 import accumulation
 import custom_function
 import first_gradients
 import linear_fit
+import numpy as np
 import optimization_tips
 import pitfalls
+import pytest
 import tracking
 from side_by_side import run_both
 from stated_numbers import agree, states
@@ -89,7 +88,14 @@ def test_understanding_the_graph():
 def test_leaf_and_non_leaf():
     states(
         tracking.leaves,
-        {"x.is_leaf": True, "y.is_leaf": False, "z.is_leaf": False, "x.grad": [2.0], "y.grad": None, "z.grad": None},
+        {
+            "x.is_leaf": True,
+            "y.is_leaf": False,
+            "z.is_leaf": False,
+            "x.grad": [2.0],
+            "y.grad": None,
+            "z.grad": None,
+        },
     )
 
 
@@ -150,7 +156,11 @@ def test_in_place_pitfall_saved_tensor():
     found = states(pitfalls.overwritten_saved_tensor, {"x.grad": None})
     assert "modified by an inplace operation" in found["torch"]["error"]
     assert "add_ overwrote it in place" in found["engine"]["error"]
-    assert pitfalls.kinds_of_error() == {"overwritten": "InplaceError", "leaf": "EngineError", "freed": "GraphFreedError"}
+    assert pitfalls.kinds_of_error() == {
+        "overwritten": "InplaceError",
+        "leaf": "EngineError",
+        "freed": "GraphFreedError",
+    }
 
 
 def test_forgetting_to_zero_pitfall():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import accumulation
 import first_gradients
 import linear_fit
@@ -12,14 +14,14 @@ from stated_numbers import agree, states
 def test_learning_process():
     """Forward, loss, gradients, update, repeat: the loss falls at every step."""
     found = agree(linear_fit.learning_loop)
-    assert all(later < earlier for earlier, later in zip(found["loss"], found["loss"][1:]))
+    assert all(later < earlier for earlier, later in pairwise(found["loss"]))
 
 
 def test_gradient_gives_direction_and_magnitude():
     """w must rise from 0 to 2: its gradient is negative, and shrinks on the way."""
     slopes = agree(linear_fit.learning_loop)["w.grad"]
     assert all(slope < 0 for slope in slopes)
-    assert all(abs(later) < abs(earlier) for earlier, later in zip(slopes, slopes[1:]))
+    assert all(abs(later) < abs(earlier) for earlier, later in pairwise(slopes))
 
 
 def test_enabling_gradient_tracking():

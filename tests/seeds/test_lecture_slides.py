@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
-import torch
-
 import forward_hook
 import graph_structures
 import multilayer_perceptron
+import numpy as np
+import pytest
 import relu_neuron
-from gradcheck_suite import engine
+import torch
 from stated_numbers import agree, states
+
+from gradcheck_suite import engine
 
 
 def test_torch_has_a_version():
@@ -50,7 +50,9 @@ def test_weight_sharing():
 
 def test_fully_connected_paths():
     found = agree(graph_structures.fully_connected_paths)
-    assert found["backward"] == pytest.approx(found["path over unit 1"] + found["path over unit 2"], rel=1e-12)
+    assert found["backward"] == pytest.approx(
+        found["path over unit 1"] + found["path over unit 2"], rel=1e-12
+    )
     assert found["path over unit 1"] != 0 != found["path over unit 2"]
 
 
@@ -60,10 +62,19 @@ def test_grad_function():
 
 def test_perceptron_definition():
     model = multilayer_perceptron.create()
-    assert [tuple(p.shape) for p in model.parameters()] == [(128, 784), (128,), (256, 128), (256,), (10, 256), (10,)]
+    assert [tuple(p.shape) for p in model.parameters()] == [
+        (128, 784),
+        (128,),
+        (256, 128),
+        (256,),
+        (10, 256),
+        (10,),
+    ]
     images, _ = multilayer_perceptron.batches(1)[0]
     logits, log_probas = model(torch.from_numpy(images).view(-1, 28 * 28))
-    twin_logits, twin_log_probas = multilayer_perceptron.EngineMultilayerPerceptron(model)(images.reshape(-1, 784))
+    twin_logits, twin_log_probas = multilayer_perceptron.EngineMultilayerPerceptron(model)(
+        images.reshape(-1, 784)
+    )
     np.testing.assert_allclose(twin_logits.data, logits.detach().numpy(), rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(twin_log_probas.data, log_probas.detach().numpy(), rtol=1e-10)
     np.testing.assert_allclose(np.exp(twin_log_probas.data).sum(axis=1), 1)  # they are log-probabilities
@@ -119,7 +130,9 @@ def test_cross_entropy_of_the_wrong_output():
     found = multilayer_perceptron.wrong_inputs_to_cross_entropy()
     for systems in found.values():
         assert systems["engine"]["loss"] == pytest.approx(systems["torch"]["loss"], rel=1e-12)
-        np.testing.assert_allclose(systems["engine"]["gradient"], systems["torch"]["gradient"], rtol=1e-9, atol=1e-15)
+        np.testing.assert_allclose(
+            systems["engine"]["gradient"], systems["torch"]["gradient"], rtol=1e-9, atol=1e-15
+        )
     right, twice, wrong = (found[name]["engine"] for name in ("logits", "log-probabilities", "probabilities"))
     assert twice["loss"] == pytest.approx(right["loss"], rel=1e-12)
     np.testing.assert_allclose(twice["gradient"], right["gradient"], rtol=1e-9, atol=1e-15)
@@ -140,7 +153,13 @@ def test_hooks_run_on_call_and_not_on_forward():
 
 def test_printed_model():
     lines = str(forward_hook.TorchModel().net).splitlines()
-    assert [line.split(": ")[1].split("(")[0] for line in lines[1:-1]] == ["Linear", "ReLU", "Linear", "ReLU", "Linear"]
+    assert [line.split(": ")[1].split("(")[0] for line in lines[1:-1]] == [
+        "Linear",
+        "ReLU",
+        "Linear",
+        "ReLU",
+        "Linear",
+    ]
     assert "in_features=784, out_features=128" in lines[1]
     assert "in_features=128, out_features=256" in lines[3]
     assert "in_features=256, out_features=10" in lines[5]

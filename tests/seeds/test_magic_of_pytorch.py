@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sys
 
-import numpy as np
-import pytest
-
 import forward_reverse_cost
 import graph_builder
+import numpy as np
+import pytest
 import three_ways
 import value_engine
-from gradcheck_suite import engine
 from side_by_side import SYSTEMS, numbers, run_both
 from stated_numbers import states
+
+from gradcheck_suite import engine
 
 
 def test_not_numerical_differentiation():
@@ -39,7 +39,13 @@ def test_not_symbolic_differentiation():
 def test_computational_graph():
     """y = (x + w) b: inputs x, w, b, an intermediate a, the output y."""
     states(graph_builder.gradients, {"dy/dx": 3.0, "dy/dw": 3.0, "dy/db": 3.0})
-    assert [line.split()[1] for line in graph_builder.printed_graph().splitlines()] == ["x", "w", "a", "b", "y"]
+    assert [line.split()[1] for line in graph_builder.printed_graph().splitlines()] == [
+        "x",
+        "w",
+        "a",
+        "b",
+        "y",
+    ]
 
 
 def jacobian(system: str, mode: str, inputs: int, outputs: int):
@@ -92,9 +98,9 @@ def test_autograd_from_scratch():
 
 
 def test_labels_and_printout_of_the_engine():
-    y = value_engine.labelled_graph()
-    assert y.label == "y"
-    assert engine.render(y).splitlines() == [
+    graph = value_engine.labelled_graph()
+    assert list(graph) == ["x", "w", "b", "a", "y"]
+    assert engine.render(graph["y"]).splitlines() == [
         "%0  x  leaf              [] float64  = 2  grad = -3",
         "%1  w  leaf              [] float64  = -3  grad = 2",
         "%2  a  multiply(%0, %1)  [] float64  = -6  grad = 1",
@@ -117,7 +123,6 @@ def test_deep_graph_needs_a_loop():
 def test_graph_builder_forward(system):
     """Values flow up: 2 + 1 = 3, then 3 x 3 = 9."""
 
-
     steps = [(name, numbers(value)) for name, value in graph_builder.forward_steps(SYSTEMS[system])]
     assert steps == [("x", 2.0), ("w", 1.0), ("b", 3.0), ("a", 3.0), ("y", 9.0)]
 
@@ -125,7 +130,6 @@ def test_graph_builder_forward(system):
 @pytest.mark.parametrize("system", ["torch", "engine"])
 def test_graph_builder_backward(system):
     """Gradients flow down: dy/dy = 1, then to a and b, then to x and w."""
-
 
     steps = graph_builder.backward_steps(SYSTEMS[system])
     order = [name for name, _ in steps]

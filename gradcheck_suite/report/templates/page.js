@@ -31,13 +31,15 @@ if (drawing) {
   };
   for (const button of document.querySelectorAll("button[data-zoom]"))
     button.addEventListener("click", () => actions[button.dataset.zoom]());
-  const wrong = drawing.querySelector(".v-disagree") || drawing.querySelector(".v-inconclusive");
-  if (wrong) {
-    const place = wrong.getBoundingClientRect(), frame = canvas.getBoundingClientRect();
+  // Begin with the whole width where that stays readable, at a node that is wrong or at the first parameter.
+  apply(Math.max(0.5, Math.min(1, (canvas.clientWidth - 34) / natural)));
+  const places = [...drawing.querySelectorAll(".node")].map((node) => [node, node.getBoundingClientRect()]);
+  const top = places.sort((one, other) => one[1].top - other[1].top)[0];
+  const start = drawing.querySelector(".v-disagree") || drawing.querySelector(".v-inconclusive") || (top && top[0]);
+  if (start) {
+    const place = start.getBoundingClientRect(), frame = canvas.getBoundingClientRect();
     canvas.scrollTop += place.top - frame.top - canvas.clientHeight / 2;
     canvas.scrollLeft += place.left - frame.left - canvas.clientWidth / 2;
-  } else {
-    canvas.scrollLeft = (canvas.scrollWidth - canvas.clientWidth) / 2;
   }
 }
 

@@ -1,0 +1,237 @@
+"""How much of PyTorch the engine understands, measured against the installed torch.
+
+    python -m benchmarks.coverage [--quick] [--part op_db|module_db|zoo] [--only NAME] [--jobs N]
+
+``op_db``: every differentiable entry of torch's operation database in float64, every sample input. ``module_db``: every
+module in train and eval mode. ``zoo``: real models with random weights, forward and loss. Nothing is left out by hand.
+Each entry runs in one of at most two worker processes; an entry that kills its worker is counted and named. The last
+line is one JSON object with the counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["PartSummary", "main", "run_part"]
+
+MARK = "\x1eresult "  # models print; our lines are told apart by it
+MOST_SHOWN = 10_000
+
+
+@dataclass
+class PartSummary:
+    """The counts of one part.
+
+    Attributes:
+        entries: how many there are.
+        verified: entries with every node of every sample verified and nothing that disagrees.
+        nodes: by how they were verified (``meaning``, ``decomposition``, ``numerical``, ``inconclusive``).
+        disagreements: gradients that differ.
+        forward_disagreements: engine values that differ from torch's outputs.
+        failed: entries that raised.
+    """
+
+    entries: int = 0
+    verified: int = 0
+    samples: int = 0
+    without_gradient: int = 0
+    nodes: Counter[str] = field(default_factory=Counter)
+    disagreements: int = 0
+    forward_disagreements: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+
+
+class _Worker:
+    """A process that measures one entry after another."""
+
+    def __init__(self, part: str, quick: bool) -> None:
+        arguments = [sys.executable, "-m", "benchmarks.coverage", "--worker", "--part", part]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self.stderr = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            [*arguments, "--quick"] if quick else arguments,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.stderr,
+            text=True,
+            env=environment,
+        )
+
+    def ask(self, name: str) -> dict[str, Any] | None:
+        """The result of one entry, or None when the worker died over it."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            self.process.stdin.write(name + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return None
+        for line in self.process.stdout:
+            place = line.find(MARK)
+            if place >= 0:
+                found: dict[str, Any] = json.loads(line[place + len(MARK) :])
+                return found
+        return None
+
+    def close(self) -> str:
+        """End the process; returns how it ended."""
+        if self.process.stdin is not None and not self.process.stdin.closed:
+            try:
+                self.process.stdin.close()
+            except BrokenPipeError:
+                self.process.kill()
+        status = self.process.wait()
+        self.stderr.seek(0)
+        last = [line.strip() for line in self.stderr if line.strip()][-1:]
+        self.stderr.close()
+        return " ".join([f"status {status}", *last])
+
+
+def run_part(part: str, *, quick: bool, only: Sequence[str], jobs: int, console: Console) -> tuple[PartSummary, list[dict[str, Any]]]:
+    """Measure every entry of a part in ``jobs`` worker processes."""
+    from .coverage_entries import entries
+
+    names = [entry.name for entry in entries(part, quick=quick)]
+    if only:
+        names = [name for name in names if any(wanted in name for wanted in only)]
+    waiting = list(reversed(names))
+    results: list[dict[str, Any]] = []
+    lock = threading.Lock()
+    began = time.perf_counter()
+
+    def serve() -> None:
+        worker = _Worker(part, quick)
+        while True:
+            with lock:
+                if not waiting:
+                    break
+                name = waiting.pop()
+            result = worker.ask(name)
+            if result is None:
+                status = worker.close()
+                result = {"part": part, "name": name, "error": f"its process ended with {status}"}
+                worker = _Worker(part, quick)
+            with lock:
+                results.append(result)
+                if len(results) % 50 == 0:
+                    console.print(f"  {part}: {len(results)} of {len(names)}, {time.perf_counter() - began:.0f} s")
+        worker.close()
+
+    threads = [threading.Thread(target=serve) for _ in range(max(1, min(jobs, 2, len(names))))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    order = {name: i for i, name in enumerate(names)}
+    results.sort(key=lambda r: order[r["name"]])
+    summary = PartSummary(entries=len(names), seconds=round(time.perf_counter() - began, 1))
+    for result in results:
+        _add(summary, result)
+    return summary, results
+
+
+def _add(summary: PartSummary, result: dict[str, Any]) -> None:
+    summary.samples += result.get("runs", 0)
+    summary.without_gradient += result.get("without_gradient", 0)
+    summary.nodes.update(result.get("nodes", {}))
+    summary.disagreements += len(result.get("disagreements", ()))
+    summary.forward_disagreements += len(result.get("forward", ()))
+    summary.failed += bool(result["error"])
+    summary.verified += bool(result.get("verified"))
+
+
+def _serve(part: str, quick: bool) -> None:
+    """The worker: names come in, one a line; results go out, one JSON object a line."""
+    import torch
+
+    from .coverage_entries import entries, measure
+
+    torch.set_num_threads(1)
+    known = {entry.name: entry for entry in entries(part, quick=quick)}
+    for line in sys.stdin:
+        result = measure(known[line.rstrip("\n")])
+        data = {**vars(result), "verified": result.verified}
+        print("\n" + MARK + json.dumps(data), flush=True)
+
+
+def _print_details(part: str, results: Sequence[dict[str, Any]], console: Console) -> None:
+    def show(title: str, lines: list[str]) -> None:
+        if lines:
+            console.print(f"\n{part}: {title} ({len(lines)})")
+            for line in lines[:MOST_SHOWN]:
+                console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+    show("disagreements", [f"{r['name']}: {d}" for r in results for d in r.get("disagreements", ())])
+    show("forward values that differ", [f"{r['name']}: {d}" for r in results for d in r.get("forward", ())])
+    show("entries that raised", [f"{r['name']}: {r['error']}" for r in results if r["error"]])
+    unverified = [
+        f"{r['name']}: {reason} (x{count})" for r in results for reason, count in r.get("reasons", {}).items()
+    ]
+    show("not fully verified", unverified)
+
+
+def _table(summaries: dict[str, PartSummary]) -> Table:
+    table = Table(title="What the engine verified")
+    for column in (
+        "part", "entries", "fully verified", "samples", "meaning", "decomposition", "numerical", "inconclusive",
+        "disagree", "forward differs", "raised", "s",
+    ):  # fmt: skip
+        table.add_column(column, justify="left" if column == "part" else "right")
+    for part, s in summaries.items():
+        share = 100 * s.verified / s.entries if s.entries else 0.0
+        kinds = [str(s.nodes.get(how, 0)) for how in ("meaning", "decomposition", "numerical", "inconclusive")]
+        table.add_row(
+            part, str(s.entries), f"{s.verified} ({share:.1f} %)", str(s.samples), *kinds, str(s.disagreements),
+            str(s.forward_disagreements), str(s.failed), f"{s.seconds:.0f}",
+        )  # fmt: skip
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; 0 when nothing disagrees and no entry raised, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the first samples of each entry only")
+    parser.add_argument("--part", action="append", choices=("op_db", "module_db", "zoo"), help="default: all three")
+    parser.add_argument("--only", action="append", default=[], help="entries whose name contains this; repeatable")
+    parser.add_argument("--jobs", type=int, default=2, help="worker processes, at most 2")
+    parser.add_argument("--details", help="write every result to this file, one JSON object a line")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    parts = options.part or ["op_db", "module_db", "zoo"]
+    if options.worker:
+        _serve(parts[0], options.quick)
+        return 0
+    console = Console(width=170 if not sys.stdout.isatty() else None)
+    summaries: dict[str, PartSummary] = {}
+    everything: list[dict[str, Any]] = []
+    for part in parts:
+        summaries[part], results = run_part(
+            part, quick=options.quick, only=options.only, jobs=options.jobs, console=console
+        )
+        _print_details(part, results, console)
+        everything.extend(results)
+    if options.details:
+        with open(options.details, "w", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(r) + "\n" for r in everything)
+    console.print()
+    console.print(_table(summaries))
+    print(json.dumps({"quick": options.quick, "only": options.only, **{p: vars(s) for p, s in summaries.items()}}))
+    return int(any(s.disagreements or s.failed for s in summaries.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The plugin, run by pytest in processes of its own on made-up projects."""
