@@ -28,7 +28,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gradcheck_suite import check_gradients
+from gradcheck_suite import Report, check_gradients
 
 from .models import Case, MissingPackageError, cases, mlp_case
 
@@ -101,7 +101,7 @@ def ours(
 ) -> tuple[Cost, dict[str, float]]:
     """The full default check."""
     leaves = tuple(x.clone().requires_grad_() for x in inputs)
-    reports = []
+    reports: list[Report] = []
 
     def run() -> None:
         reports[:] = [check_gradients(model, leaves)]

@@ -61,7 +61,12 @@ class _Worker:
 
     def __init__(self, part: str, quick: bool) -> None:
         arguments = [sys.executable, "-m", "benchmarks.coverage", "--worker", "--part", part]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
         self.stderr = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
             [*arguments, "--quick"] if quick else arguments,
@@ -101,7 +106,9 @@ class _Worker:
         return " ".join([f"status {status}", *last])
 
 
-def run_part(part: str, *, quick: bool, only: Sequence[str], jobs: int, console: Console) -> tuple[PartSummary, list[dict[str, Any]]]:
+def run_part(
+    part: str, *, quick: bool, only: Sequence[str], jobs: int, console: Console
+) -> tuple[PartSummary, list[dict[str, Any]]]:
     """Measure every entry of a part in ``jobs`` worker processes."""
     from .coverage_entries import entries
 
@@ -128,7 +135,9 @@ def run_part(part: str, *, quick: bool, only: Sequence[str], jobs: int, console:
             with lock:
                 results.append(result)
                 if len(results) % 50 == 0:
-                    console.print(f"  {part}: {len(results)} of {len(names)}, {time.perf_counter() - began:.0f} s")
+                    console.print(
+                        f"  {part}: {len(results)} of {len(names)}, {time.perf_counter() - began:.0f} s"
+                    )
         worker.close()
 
     threads = [threading.Thread(target=serve) for _ in range(max(1, min(jobs, 2, len(names))))]
@@ -193,7 +202,9 @@ def _table(summaries: dict[str, PartSummary]) -> Table:
         table.add_column(column, justify="left" if column == "part" else "right")
     for part, s in summaries.items():
         share = 100 * s.verified / s.entries if s.entries else 0.0
-        kinds = [str(s.nodes.get(how, 0)) for how in ("meaning", "decomposition", "numerical", "inconclusive")]
+        kinds = [
+            str(s.nodes.get(how, 0)) for how in ("meaning", "decomposition", "numerical", "inconclusive")
+        ]
         table.add_row(
             part, str(s.entries), f"{s.verified} ({share:.1f} %)", str(s.samples), *kinds, str(s.disagreements),
             str(s.forward_disagreements), str(s.failed), f"{s.seconds:.0f}",
@@ -205,8 +216,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; 0 when nothing disagrees and no entry raised, else 1."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the first samples of each entry only")
-    parser.add_argument("--part", action="append", choices=("op_db", "module_db", "zoo"), help="default: all three")
-    parser.add_argument("--only", action="append", default=[], help="entries whose name contains this; repeatable")
+    parser.add_argument(
+        "--part", action="append", choices=("op_db", "module_db", "zoo"), help="default: all three"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], help="entries whose name contains this; repeatable"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="worker processes, at most 2")
     parser.add_argument("--details", help="write every result to this file, one JSON object a line")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -229,7 +244,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.writelines(json.dumps(r) + "\n" for r in everything)
     console.print()
     console.print(_table(summaries))
-    print(json.dumps({"quick": options.quick, "only": options.only, **{p: vars(s) for p, s in summaries.items()}}))
+    print(
+        json.dumps(
+            {"quick": options.quick, "only": options.only, **{p: vars(s) for p, s in summaries.items()}}
+        )
+    )
     return int(any(s.disagreements or s.failed for s in summaries.values()))
 
 

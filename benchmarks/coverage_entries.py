@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from gradcheck_suite.errors import ModelError, NothingToVerifyError
 from gradcheck_suite.evidence import NodeRecord, NodeVerdict, Outcome, Testimony
 from gradcheck_suite.witnesses.engine import check_node, check_sums
-
+from gradcheck_suite.witnesses.fallback import fallback_for
 from gradcheck_suite.witnesses.torch_reverse import ReverseRun, record_reverse
 
 __all__ = ["PARTS", "Entry", "Result", "entries", "measure"]
@@ -222,10 +222,11 @@ def _measure_run(run: Run, result: Result) -> None:
 
 def _measure_nodes(run: ReverseRun, result: Result) -> None:
     trace = run.trace
+    fallback = fallback_for(run.recorder, run.autograd_nodes)
     for key, node in trace.nodes.items():
         if key < 0 or not node.ran:
             continue
-        verdict, _ = check_node(node, run.probe)
+        verdict, _ = check_node(node, run.probe, fallback=fallback)
         _count(node, verdict, result)
     for testimony in check_sums(trace, trace.leaf_gradients).values():
         if testimony.outcome is Outcome.DISAGREE:

@@ -12,6 +12,7 @@ import numpy as np
 from .capture.recorder import BackwardWrite
 from .compare.blame import Arrival, arrivals
 from .compare.cuts import find_cuts
+from .compare.known_defects import known_defect
 from .evidence import (
     Array,
     Finding,
@@ -31,6 +32,7 @@ from .evidence import (
 from .rules.detached_graph import DetachedGraph
 from .rules.gradient_mismatch import GradientMismatch
 from .rules.nan_gradient import NanGradient
+from .rules.reproduction import reproduce
 from .rules.suppression import suppress
 from .rules.unused_parameter import UnusedParameter
 from .rules.unverified import Unverified as UnverifiedRule
@@ -126,19 +128,35 @@ def node_findings(trace: Trace, checked: Checked) -> list[Finding]:
     """One finding per gradient that a node got wrong."""
     findings = []
     for key, (verdict, _) in checked.items():
-        node = trace.nodes[key]
-        function = node.function
+        function = trace.nodes[key].function
         for testimony in verdict.testimonies:
-            if testimony.outcome is Outcome.DISAGREE:
-                findings.append(
-                    GradientMismatch.from_node(
-                        verdict,
-                        testimony,
-                        backward=function.backward if function is not None else None,
-                        function_name=function.name if function is not None else "",
-                    )
+            if testimony.outcome is not Outcome.DISAGREE:
+                continue
+            finding = GradientMismatch.from_node(
+                verdict,
+                testimony,
+                backward=function.backward if function is not None else None,
+                function_name=function.name if function is not None else "",
+            )
+            defect = None if function is not None else known_defect(verdict.op, verdict.inputs, testimony.comparison)
+            if defect is not None:
+                finding = replace(
+                    finding,
+                    severity=Severity.WARNING,
+                    hint=f"a known defect of torch, not of your code: {defect.cause} (docs/known-torch-bugs.md)",
                 )
+            if function is None and testimony.comparison is not None:
+                position = _position(testimony)
+                text = reproduce(trace.nodes[key], testimony.comparison, position)
+                finding = replace(finding, reproduction=text)
+            findings.append(finding)
     return findings
+
+
+def _position(testimony: Testimony) -> int:
+    """Which returned gradient a node's testimony speaks of: ``"d loss / d input 2 of ..."``."""
+    word = testimony.subject.removeprefix("d loss / d input").split(" of ")[0].strip()
+    return int(word) if word.isdigit() else 0
 
 
 def sum_findings(trace: Trace, sums: Sums, writes: Sequence[BackwardWrite] = ()) -> list[Finding]:

@@ -20,7 +20,10 @@ from .declare import declared_surrogates
 from .errors import ConfigurationError, ModelError
 from .evidence import Report
 from .rules.nondeterministic import Nondeterministic
+from .replay.operations import further_meanings
+from .witnesses.decomposition import Decompositions
 from .witnesses.engine import check_node, check_sums
+from .witnesses.fallback import fallback_for
 from .witnesses.finite_difference import finite_difference
 from .witnesses.repetition import find_difference
 from .witnesses.replay import check_replay
@@ -127,10 +130,17 @@ def check_gradients(
             )
         clock.lap("recording")
         trace = run.trace
-        checked = {key: check_node(n, run.probe, seed=seed) for key, n in trace.nodes.items() if key > 0 and n.ran}
+        decompositions = Decompositions()
+        fallback = fallback_for(run.recorder, run.autograd_nodes, decompositions)
+        checked = {
+            key: check_node(n, run.probe, seed=seed, fallback=fallback)
+            for key, n in trace.nodes.items()
+            if key > 0 and n.ran
+        }
         sums = check_sums(trace, trace.leaf_gradients)
         clock.lap("node by node")
-        replay = check_replay(trace, seed=seed)
+        with further_meanings(decompositions):
+            replay = check_replay(trace, seed=seed)
         clock.lap("replay")
         different = find_difference(
             model, prepared.args, prepared.kwargs, run, restore=restore, modules=modules, loss=loss, seed=seed

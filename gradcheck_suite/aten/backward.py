@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..engine import ops as e
-from . import activation, elementwise, indexing, loss, reduction, shape
+from . import activation, elementwise, grouping, indexing, loss, reduction, shape
 from .adjoint import adjoint, pulled
 from .registry import meaning
 from .values import along, constant, raw, shape_of
@@ -285,7 +285,7 @@ def pdist_backward(grad_output, self, p, pdist):
 @meaning("aten::_segment_reduce_backward")
 def segment_reduce_backward(grad, output, data, reduce, *, lengths=None, offsets=None, axis=0, initial=None):
     return pulled(
-        lambda x: indexing.segment_reduce(
+        lambda x: grouping.segment_reduce(
             x, reduce, lengths=lengths, offsets=offsets, axis=axis, initial=initial
         ),
         grad,

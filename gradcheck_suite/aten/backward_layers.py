@@ -301,29 +301,7 @@ def grid_sampler_backward(
     return pulled_each(forward, [grad_output], [input, grid], output_mask)
 
 
-# Recurrent cells -----------------------------------------------------------------------------------------------
-
-
-@meaning("aten::_thnn_differentiable_lstm_cell_backward")
-def lstm_cell_backward(grad_hy, grad_cy, input_gates, hidden_gates, input_bias, hidden_bias, cx, cy):
-    def forward(gates, hidden, c, bias, other):
-        return recurrent.fused_lstm_cell(gates, hidden, c, bias, other)[:2]
-
-    zero = constant(np.zeros(shape_of(cx)))
-    given = [zero if g is None else g for g in (grad_hy, grad_cy)]
-    primals = [input_gates, hidden_gates, cx, input_bias, hidden_bias]
-    i, h, c, bias, other = pulled_each(forward, given, primals, (True,) * 5)
-    return i, h, c, bias, other
-
-
-@meaning("aten::_thnn_differentiable_gru_cell_backward")
-def gru_cell_backward(grad_hy, input_gates, hidden_gates, hx, input_bias, hidden_bias):
-    def forward(gates, hidden, h, bias, other):
-        return recurrent.fused_gru_cell(gates, hidden, h, bias, other)[0]
-
-    primals = [input_gates, hidden_gates, hx, input_bias, hidden_bias]
-    i, h, state, bias, other = pulled_each(forward, [grad_hy], primals, (True,) * 5)
-    return i, h, state, bias, other
+# Recurrent layers ----------------------------------------------------------------------------------------------
 
 
 @meaning("aten::mkldnn_rnn_layer_backward")

@@ -138,11 +138,15 @@ def multilabel_margin_loss(self, target, reduction):
 
 
 def _linear_cross_entropy(input, linear_weight, target, linear_bias, weight, ignore_index):
-    """Per-sample losses, and what a mean divides by; probability targets weigh every class."""
+    """Per-sample losses, and what a mean divides by; probability targets weigh every class.
+
+    torch differentiates in the input, the layer's weight and bias only.
+    """
+    weight = None if weight is None else constant(weight)
     logits = e.matmul(input, e.swapaxes(linear_weight, axis1=0, axis2=1))
     log_probs = e.log_softmax(logits if linear_bias is None else logits + linear_bias, axis=-1)
     if raw(target).dtype.kind == "f":
-        weighted = target if weight is None else target * weight
+        weighted = constant(target) if weight is None else constant(target) * weight
         return e.negative(e.sum(weighted * log_probs, axis=-1)), float(log_probs.shape[0])
     losses = nll(log_probs, target, weight, 0, ignore_index)[0]
     used = target != ignore_index

@@ -87,12 +87,13 @@ def native_group_norm(input, weight, bias, N, C, HxW, group, eps):
     return e.group_norm_with_statistics(input, group, weight, bias, eps=eps)
 
 
-@meaning("aten::_fused_rms_norm")
-def fused_rms_norm(input, normalized_shape, weight, eps):
+@meaning("aten::_fused_rms_norm", uses_outputs=True)
+def fused_rms_norm(input, normalized_shape, weight, eps, *, recorded):
+    """Without an eps it is the machine epsilon of the precision torch computes in, which its statistics have."""
     axes = tuple(range(-len(normalized_shape), 0))
-    # torch's default is the machine epsilon of its own dtype, which double precision stands in for.
-    eps = float(np.finfo(np.float64).eps) if eps is None else eps
-    return e.rms_norm(input, weight, axes=axes, eps=eps), RECORDED
+    eps = float(np.finfo(recorded[1].dtype).eps) if eps is None else eps
+    normal, rstd = e.scale_to_unit(input, axes=axes, eps=eps)
+    return (normal if weight is None else e.multiply(normal, weight)), rstd
 
 
 @meaning("aten::_weight_norm_interface")

@@ -147,12 +147,24 @@ _OUT_SUFFIXES: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-# In-place overloads whose functional twin is called differently.
-_INPLACE_OVERLOADS: Final[dict[str, str]] = {"aten::transpose_": "aten::transpose.int"}
+# Overloads whose functional twin the rules of naming miss; None: there is none with these parameters.
+_EXCEPTIONS: Final[dict[str, tuple[str, Mode] | None]] = {
+    "aten::transpose_": ("aten::transpose.int", "inplace"),
+    "aten::max.out": ("aten::maximum", "out"),
+    "aten::min.out": ("aten::minimum", "out"),
+    "aten::mean.out": ("aten::mean.dim", "out"),
+    "aten::std.out": None,
+    "aten::var.out": None,
+}
 
 
 def functional_candidates(name: str) -> Iterator[tuple[str, Mode]]:
     """Names of functional overloads that an overload may be derived from, best first, with the mode."""
+    if name in _EXCEPTIONS:
+        exception = _EXCEPTIONS[name]
+        if exception is not None:
+            yield exception
+        return
     namespace, _, rest = name.partition("::")
     operation, _, overload = rest.partition(".")
 
@@ -161,8 +173,6 @@ def functional_candidates(name: str) -> Iterator[tuple[str, Mode]]:
 
     if _mode_of(name) == "inplace":
         yield spell(operation[:-1], overload), "inplace"
-        if name in _INPLACE_OVERLOADS:
-            yield _INPLACE_OVERLOADS[name], "inplace"
     if operation.endswith("_copy") and operation != "_to_copy":
         yield spell(operation[: -len("_copy")], overload), "functional"
     if overload in _OUT_SUFFIXES:

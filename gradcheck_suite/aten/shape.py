@@ -30,13 +30,7 @@ def slices(ndim, axis, index):
     return (slice(None),) * axis + (index,)
 
 
-@meaning(
-    "aten::detach",
-    "aten::alias",
-    "aten::lift_fresh",
-    "aten::lift",
-    "aten::_to_dense",
-)
+@meaning("aten::detach", "aten::alias", "aten::lift_fresh", "aten::lift")
 def identity(self):
     return self
 

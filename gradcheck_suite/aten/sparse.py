@@ -13,12 +13,17 @@ from ..engine import ops as e
 from .indexing import put
 from .matmul import addmm
 from .registry import RECORDED, MeaningUnavailableError, meaning
-from .values import constant, raw
+from .values import constant, convert, raw
 
 
 @meaning("aten::_sparse_addmm")
 def sparse_addmm(self, mat1, mat2, *, beta=1, alpha=1):
     return addmm(self, mat1, mat2, beta=beta, alpha=alpha)
+
+
+@meaning("aten::_to_dense")
+def to_dense(self, dtype=None, masked_grad=None):
+    return convert(self, dtype)
 
 
 @meaning("aten::_to_sparse")

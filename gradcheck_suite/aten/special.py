@@ -62,6 +62,11 @@ def polygamma(n, self):
     return e.digamma(self) if n == 0 else e.polygamma(self, n=n)
 
 
+@meaning("aten::polygamma_")
+def polygamma_in_place(self, n):
+    return polygamma(n, self)
+
+
 @meaning("aten::mvlgamma")
 def mvlgamma(self, p):
     return e.multigammaln(self, p=p)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,9 +28,12 @@ def draw_graph(
     Returns:
         The source; nodes torchviz adds for tensors (leaves, outputs) are named ``t<number>``.
     """
-    import torchviz
+    with warnings.catch_warnings():
+        # torchviz compares versions with distutils, which warns; a user may have turned warnings into errors.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import torchviz
 
-    dot = torchviz.make_dot(tuple(o for o in outputs if o.grad_fn is not None), params=dict(leaves))
+        dot = torchviz.make_dot(tuple(o for o in outputs if o.grad_fn is not None), params=dict(leaves))
     source: str = dot.source
     names = {str(id(node)): f"n{key}".replace("-", "m") for key, node in keys.items()}
     others: dict[str, str] = {}

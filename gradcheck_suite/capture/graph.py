@@ -181,6 +181,8 @@ class GraphRecording:
         record.outputs = tuple(values.get((key, slot)) for slot in range(slots))
         if origin is not None:
             _fill_from_origin(record, origin)
+        else:
+            record.inputs = tuple(None if e is None else values.get((e.node, e.slot)) for e in edges)
         return record
 
 
@@ -214,7 +216,8 @@ def _match_inputs(record: NodeRecord, origin: NodeOrigin) -> tuple[TensorRef | N
     argument.
     """
     if origin.role == "function":
-        candidates = [ref for op in origin.ops for ref in _refs((op.args, tuple(op.kwargs.values())))]
+        candidates = list(_refs(origin.arguments or ()))
+        candidates.extend(ref for op in origin.ops for ref in _refs((op.args, tuple(op.kwargs.values()))))
         matched: list[TensorRef | None] = []
         for edge in record.edges:
             wanted = None if edge is None else (edge.node, edge.slot)

@@ -13,6 +13,7 @@ What it relies on, and why it is written as it is:
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import traceback
 import weakref
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -34,6 +36,7 @@ from .values import CopyOnWrite, TensorValue, dtype_name
 __all__ = ["BackwardWrite", "NodeOrigin", "Recorder"]
 
 _RECORDERS = itertools.count(1)
+_PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, np.ndarray)
 
 
 @dataclass(slots=True)
@@ -60,6 +63,7 @@ class NodeOrigin:
     base_after: TensorRef | None = None
     view: TensorRef | None = None
     opaque: str = ""
+    arguments: tuple[Any, ...] | None = None  # of a custom Function's forward, tensors as TensorRef
 
 
 @dataclass(frozen=True)
@@ -272,29 +276,29 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.broken is not None:
-            return func(*args, **kwargs)
+            return _run(func, args, kwargs)
         if types and any(t is not torch.Tensor and t is not torch.nn.Parameter for t in types):
             # A tensor subclass dispatches to itself; what it does inside arrives here again as plain operations.
             self.subclasses.update(t.__name__ for t in types)
-            return func(*args, **kwargs)
+            return _run(func, args, kwargs)
         traits = self._traits.get(func)
         if traits is None:
             traits = self._traits[func] = _read_traits(func)
         if self._in_backward and not torch.is_grad_enabled():
             if traits.writes or traits.writes_by_name:
                 self._protect_in_backward(traits, args, kwargs)
-            return func(*args, **kwargs)
+            return _run(func, args, kwargs)
         if not self._keep_operations and not self._matters(args, kwargs):
             # No node can come of it; all that matters when watching is what it overwrites.
             if traits.writes or traits.writes_by_name:
                 self._overwrite(traits, args, kwargs)
-            return func(*args, **kwargs)
+            return _run(func, args, kwargs)
         try:
             call = self._before(traits, args, kwargs)
         except Exception:  # a watched program must not fail because its watcher did
             self._give_up()
-            return func(*args, **kwargs)
-        out = func(*args, **kwargs)
+            return _run(func, args, kwargs)
+        out = _run(func, args, kwargs)
         try:
             self._after(call, out)
         except Exception:  # likewise
@@ -459,7 +463,30 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
             self._calls += 1
             call = FunctionCall(self._calls, frame.f_code.co_name, self.sources.caller_of(frame))
             segment = self._segment = _Segment(frame, call, self._epoch_clock)
+            segment.origin.arguments = self._forward_arguments(frame)
         return segment
+
+    def _forward_arguments(self, frame: FrameType) -> tuple[Any, ...] | None:
+        """What a Function's forward was called with, seen at its first operation; None when that cannot be kept.
+
+        Only plain values are kept besides tensors: any other object might hold a graph.
+        """
+        code = frame.f_code
+        names = code.co_varnames[: code.co_argcount]
+        values = [frame.f_locals.get(name) for name in names]
+        if code.co_flags & inspect.CO_VARARGS:
+            values.extend(frame.f_locals.get(code.co_varnames[code.co_argcount + code.co_kwonlyargcount], ()))
+        if values and isinstance(values[0], torch.autograd.function.FunctionCtx):
+            del values[0]
+        kept: list[Any] = []
+        for value in values:
+            if isinstance(value, torch.Tensor):
+                kept.append(self._ref(value))
+            elif value is None or isinstance(value, _PLAIN):
+                kept.append(value)
+            else:
+                return None
+        return tuple(kept)
 
     def _close_segment(self) -> None:
         segment = self._segment
@@ -549,11 +576,30 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
         if node.name() != "AsStridedBackward0" or not node.next_functions:
             return None
         parent, _ = node.next_functions[0]
-        if parent is None or base is None or base.storage != view.storage:
+        if parent is None:
             return None
         origin = self.origin_of(parent) if getattr(parent, "variable", None) is None else None
+        if origin is not None and origin.base_after is not None:
+            base = origin.base_after
+        if base is None or base.storage != view.storage:
+            return None
         ops = [] if origin is None else list(origin.ops)
         return NodeOrigin("view-of-written", ops, base_after=base, view=view)
+
+
+def _run(func: Any, args: Any, kwargs: Any) -> Any:
+    """The operation as it runs without a mode.
+
+    Inside a mode's handler torch leaves out its handling of lazy conjugation, and a kernel that multiplies by a conjugate
+    transpose of its own (``linalg_pinv``, ``linalg_polar``) then gets complex results wrong.
+    """
+    if not any(isinstance(a, torch.Tensor) and a.is_complex() for a in args):
+        return func(*args, **kwargs)
+    exclude = torch._C._dispatch_tls_local_exclude_set()
+    for key in (torch._C.DispatchKey.Conjugate, torch._C.DispatchKey.Negative):
+        exclude = exclude.remove(key)
+    with torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), exclude):
+        return func(*args, **kwargs)
 
 
 def _geometry(tensor: torch.Tensor) -> Any:

@@ -6,7 +6,7 @@ import functools
 import random
 import types
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,8 @@ __all__ = ["RandomState", "Snapshot", "preserved", "rng_frozen", "snapshot"]
 # Containers are followed by exact type: a subclass may mean something else by "clear" or "append".
 _MAPPINGS: tuple[type, ...] = (dict, OrderedDict, defaultdict)
 _SEQUENCES: tuple[type, ...] = (list, deque)
+# Up to this many bytes, comparing contents costs less than it is worth to trust a version counter.
+_SMALL = 1 << 16
 _INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _MISSING = object()
 
@@ -131,13 +133,15 @@ class _TensorRecord:
         "hooks",
         "leaf",
         "requires_grad",
+        "sly",
         "stretch",
         "tensor",
         "version",
     )
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, contents: bool = True) -> None:
         self.tensor = tensor
+        self.sly = False
         self.requires_grad = tensor.requires_grad
         self.leaf = tensor.is_leaf
         self.grad = tensor.grad if tensor.is_leaf or tensor.retains_grad else None
@@ -150,7 +154,7 @@ class _TensorRecord:
         self.alias = tensor.data
         self.stretch: Tensor | None = None
         self.contents: Tensor | None = None
-        if tensor.device.type == "meta":
+        if tensor.device.type == "meta" or not contents:
             return
         if tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_quantized:
             extent = 0
@@ -161,13 +165,10 @@ class _TensorRecord:
         else:
             self.contents = self.alias.clone()
 
-    def restore(self) -> None:
+    def restore(self, quick: bool = False) -> None:
         tensor, alias = self.tensor, self.alias
-        if self.stretch is None:
-            if self.contents is not None:
-                tensor.data = self.contents.clone()
-        else:
-            assert self.contents is not None
+        strided = self.stretch is not None or (self.contents is None and tensor.layout is torch.strided)
+        if strided:
             moved = (
                 tensor.dtype is not alias.dtype
                 or tensor.device != alias.device
@@ -177,10 +178,10 @@ class _TensorRecord:
             )
             if moved:
                 tensor.data = alias
-            # Written only where needed: the memory may be mapped read-only or shared with other processes.
-            if self.stretch.is_conj() or self.stretch.is_neg() or not _same_bits(self.stretch, self.contents):
-                with torch.inference_mode(tensor.is_inference()):
-                    self.stretch.copy_(self.contents)
+            if self.stretch is not None and not (quick and not moved and self._surely_unchanged()):
+                self._restore_contents()
+        elif self.contents is not None:
+            tensor.data = self.contents.clone()
         if self.leaf and not tensor.is_leaf:
             # An in-place write of a tracked value turned a buffer into a node of a graph.
             tensor.detach_()
@@ -196,6 +197,21 @@ class _TensorRecord:
         if self.version is not None and tensor._version != self.version:
             # The bits are the same as before: a graph that saved this tensor before the check is still right.
             torch._C._autograd._unsafe_set_version_counter((tensor,), (self.version,))
+
+    def _surely_unchanged(self) -> bool:
+        """By its version, which counts no writes through ``.data``: small tensors and former offenders are compared."""
+        assert self.stretch is not None
+        if self.sly or self.stretch.nbytes <= _SMALL:
+            return False
+        return self.version is not None and self.tensor._version == self.version
+
+    def _restore_contents(self) -> None:
+        assert self.stretch is not None and self.contents is not None
+        # Written only where needed: the memory may be mapped read-only or shared with other processes.
+        if self.stretch.is_conj() or self.stretch.is_neg() or not _same_bits(self.stretch, self.contents):
+            self.sly = self.version is None or self.tensor._version == self.version
+            with torch.inference_mode(self.tensor.is_inference()):
+                self.stretch.copy_(self.contents)
 
 
 def _restore_mapping(mapping: dict[Any, Any], saved: dict[Any, Any]) -> None:
@@ -259,12 +275,14 @@ class Snapshot:
     Args:
         model: a module, a callable, or None.
         tensors: further tensors, or any nesting of tuples, lists and dicts of them.
+        elsewhere: tensors whose contents the caller keeps and puts back itself; all else about them is saved.
 
     Raises:
         ModelError: a parameter of a lazy module is not initialised yet; its contents cannot be put back.
     """
 
-    def __init__(self, model: object, *tensors: object) -> None:
+    def __init__(self, model: object, *tensors: object, elsewhere: Iterable[Tensor] = ()) -> None:
+        self._elsewhere = {id(tensor) for tensor in elsewhere}
         self._tensors: list[_TensorRecord] = []
         self._mappings: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
         self._sequences: list[tuple[Any, list[Any]]] = []
@@ -297,7 +315,7 @@ class Snapshot:
                         "be undone. "
                         "Call the model once on real inputs before the check."
                     )
-                record = _TensorRecord(item)
+                record = _TensorRecord(item, id(item) not in self._elsewhere)
                 self._tensors.append(record)
                 stack.append(record.grad)
             elif isinstance(item, nn.Module):
@@ -322,11 +340,16 @@ class Snapshot:
                 self._generators.append((item, item.get_state()))
             elif isinstance(item, random.Random):
                 self._generators.append((item, item.getstate()))
-            elif isinstance(item, (functools.partial, types.MethodType)):
+            elif isinstance(item, (functools.partial, types.MethodType, types.FunctionType)):
                 stack.extend(_owned(item))
 
-    def restore(self) -> None:
-        """Put everything back, bit for bit."""
+    def restore(self, *, quick: bool = False) -> None:
+        """Put everything back, bit for bit.
+
+        Args:
+            quick: trust the version counter of large tensors, except of those that a thorough restore has found
+                written behind it. For restores in between; the last one must be thorough.
+        """
         for mapping, content in self._mappings:
             _restore_mapping(mapping, content)
         for sequence, items in self._sequences:
@@ -334,7 +357,7 @@ class Snapshot:
         for values, members in self._sets:
             _restore_set(values, members)
         for record in self._tensors:
-            record.restore()
+            record.restore(quick)
         for generator, state in self._generators:
             if isinstance(generator, np.random.Generator):
                 generator.bit_generator.state = state

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 from ..evidence import Comparison, Outcome
 
-__all__ = ["Difference", "Slope", "estimate_slope", "judge_slope"]
+__all__ = ["Difference", "Slope", "estimate_slope", "judge_slope", "meets"]
 
 # The error estimate below is a spread between neighbouring steps. Over right models it was never exceeded by
 # this factor; a wrong gradient is not excused by it because the spread of a smooth function is about 1e-9 of
 # its slope.
 _SAFETY = 20.0
+# The one-sided slopes of a smooth function differ by about the relative step; at a kink by much more.
+_SMOOTH = 1e-3
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,33 @@ def _kink(differences: Sequence[Difference], k: int, noise: float) -> float:
     if abs(now) <= uncertainty or abs(now) <= 0.5 * abs(before):
         return 0.0
     return now
+
+
+def meets(difference: Difference, expected: float, terms: float, close: float) -> Comparison | None:
+    """Whether one central quotient already comes so near to the gradient's number that no more are needed.
+
+    A quotient has no error estimate of its own; but nothing except the right slope would meet a number that was
+    computed by other means to five digits.
+
+    Args:
+        difference: over one step.
+        expected, terms: as in :func:`judge_slope`.
+        close: how near, relative to the slope's scale.
+
+    Returns:
+        The numbers where it does; None where only more steps can tell, which is also so at a kink.
+    """
+    value = difference.central
+    if not all(map(math.isfinite, (value, expected, terms))):
+        return None
+    scale = max(terms, abs(value))
+    flat = difference.plus == 0.0 and difference.minus == 0.0
+    if flat and expected != 0.0:
+        return None
+    error = abs(value - expected)
+    if error > close * scale or abs(difference.jump) > _SMOOTH * scale:
+        return None
+    return Comparison(1, 0, (), value, expected, error, close * scale, scale, error)
 
 
 def judge_slope(

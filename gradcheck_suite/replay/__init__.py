@@ -6,6 +6,14 @@ No torch here, and no judgement: what comes out is compared elsewhere.
 from __future__ import annotations
 
 from .free import FreeRun, run_free
-from .local import LocalGradients, Unexplained, local_gradients
+from .local import LocalDifference, LocalGradients, Unexplained, edge_groups, local_gradients
 
-__all__ = ["FreeRun", "LocalGradients", "Unexplained", "local_gradients", "run_free"]
+__all__ = [
+    "FreeRun",
+    "LocalDifference",
+    "LocalGradients",
+    "Unexplained",
+    "edge_groups",
+    "local_gradients",
+    "run_free",
+]

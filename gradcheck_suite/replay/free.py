@@ -79,16 +79,18 @@ class _Runner:
             return value.detach() if isinstance(value, Tensor) and value.requires_grad else value
         if ref.edge[0] < 0:
             return self.leaf(ref)
+        constants = len(self.memory.constants)
         value = self.memory.read(ref)
         if isinstance(value, Tensor) and not value.requires_grad:
-            # Same memory, but this tensor object carries history (a detached twin was read before).
             tracked = self.by_edge.get(ref.edge)
-            if tracked is None:
+            if isinstance(tracked, Tensor) and tracked.shape == value.shape and tracked.requires_grad:
+                # Written behind autograd's back (through a detached twin): new contents, but autograd's old history.
+                return tracked + Tensor(value.data - tracked.data)
+            if len(self.memory.constants) > constants:
                 self.missing.setdefault(
-                    f"edge {ref.edge}", f"a {ref.describe()} tensor that autograd tracks was not made by recorded operations"
+                    f"edge {ref.edge}",
+                    f"a {ref.describe()} tensor that autograd tracks was not made by recorded operations",
                 )
-            elif tracked.shape == value.shape:
-                return tracked
         return value
 
     def run(self) -> None:

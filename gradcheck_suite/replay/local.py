@@ -21,7 +21,7 @@ from .memory import Memory, is_differentiable, to_engine_array
 from .operations import NoMeaningError, compute, looks_anew, moves_memory_only
 from .spread import measured_spread
 
-__all__ = ["LocalDifference", "LocalGradients", "Unexplained", "local_gradients"]
+__all__ = ["LocalDifference", "LocalGradients", "Unexplained", "edge_groups", "execute", "local_gradients"]
 
 
 class Unexplained(Exception):
@@ -57,7 +57,9 @@ class LocalGradients:
         output_noise: the same for the forward value of one slot.
         difference: a finite difference of the forward along (group, index of an element, unit), where the unit is
             1 or, for complex inputs, 1j.
-        how: ``"meaning"``.
+        how: ``"meaning"``, ``"decomposition"`` or ``"numerical"``.
+        project: what is to be compared with ``gradients`` of a group when that is not the gradient itself but its
+            products with some directions; None when it is.
     """
 
     gradients: list[Array]
@@ -67,6 +69,7 @@ class LocalGradients:
     output_noise: Callable[[int, float], Array]
     difference: Callable[[int, tuple[int, ...], complex], LocalDifference | None]
     how: str = "meaning"
+    project: Callable[[int, Array], Array] | None = None
 
 
 # Operations that only move elements. What they return depends on no value, and every element of it is one element of
@@ -118,7 +121,7 @@ def local_gradients(
     """
     if node.role == "unknown" or (not node.ops and node.role != "view-of-written"):
         raise Unexplained(f"no recorded operation explains {node.name}")
-    groups = _groups(node)
+    groups = edge_groups(node)
     if node.role == "view-of-written" or _only_moves(node):
         return _moved(node, groups, cotangents)
     weights = [None if c is None else _as_engine(c.array()) for c in cotangents]
@@ -250,7 +253,9 @@ def _moved_by_operation(node: NodeRecord, ref: TensorRef, leaf: Tensor, slots: I
     return [_of_slot(results, node.key, s, node.outputs[s] if s < len(node.outputs) else None) for s in slots]
 
 
-def _groups(node: NodeRecord) -> list[tuple[int, ...]]:
+def edge_groups(node: NodeRecord) -> list[tuple[int, ...]]:
+    """Positions of the edges whose gradients are compared together: each by itself, except that one tensor may go into
+    a custom Function several times."""
     if node.role != "function":
         return [(i,) for i, edge in enumerate(node.edges) if edge is not None]
     by_edge: dict[tuple[int, int], list[int]] = {}
@@ -357,10 +362,10 @@ def _forward(
 ) -> list[Any]:
     if node.role == "op" and len(node.ops) == 1 and not moves_memory_only(node.ops[0]):
         return _single(node, node.ops[0], leaves, eps, rng)
+    if node.role == "write-through-view":
+        return _write_through(node, leaves, eps, rng)
     memory = Memory()
     bound: set[tuple[int, Any]] = set()
-    if node.role == "write-through-view" and node.base is not None and 0 not in leaves:
-        memory.bind(node.base, Tensor(to_engine_array(node.base)))
     for position, leaf in sorted(leaves.items()):
         ref = node.inputs[position]
         if ref is not None and (ref.storage, ref.geometry) not in bound:
@@ -446,6 +451,42 @@ def _single(
         wanted = node.outputs[slot] if slot < len(node.outputs) else None
         outputs.append(_of_slot(results, node.key, slot, wanted))
     return outputs
+
+
+def _write_through(
+    node: NodeRecord, leaves: dict[int, Tensor], eps: float | None, rng: np.random.Generator | None
+) -> list[Any]:
+    """The base after a write through one of its views.
+
+    Only the written argument is a window on the base; another argument may look at the same memory
+    (``view.add_(view)``) and is an input of its own.
+    """
+    base, after = node.base, node.outputs[0] if node.outputs else None
+    if base is None or after is None:
+        raise Unexplained(f"the base that {node.name} writes to was not recorded")
+    memory = Memory()
+    memory.bind(base, leaves[0] if 0 in leaves else Tensor(to_engine_array(base)))
+    by_ref = {id(node.inputs[position]): leaf for position, leaf in leaves.items() if position}
+    op = node.ops[0]
+    targets = {id(before) for before, _ in op.written}
+
+    def read(ref: TensorRef) -> Any:
+        if id(ref) in targets:
+            return memory.read(ref)
+        leaf = by_ref.get(id(ref))
+        if leaf is not None:
+            return leaf
+        array = to_engine_array(ref)
+        return Tensor(_jitter(array, eps, rng)) if array.dtype.kind in "fc" else array
+
+    try:
+        results = compute(op, read)
+    except NoMeaningError as error:
+        raise Unexplained(str(error)) from error
+    for ref, value in results:
+        if any(ref is written for _, written in op.written):
+            memory.write(ref, value)
+    return [memory.read(after)]
 
 
 def _of_slot(results: list[tuple[TensorRef, Any]], key: int, slot: int, wanted: TensorRef | None) -> Any:

@@ -50,7 +50,9 @@ class Segment:
             try:
                 execute(op, memory, produced)
             except Unexplained as error:
-                raise MeaningUnavailableError(f"its decomposition needs an operation that has no meaning: {error}") from error
+                raise MeaningUnavailableError(
+                    f"its decomposition needs an operation that has no meaning: {error}"
+                ) from error
         results = []
         for ref in self.outputs:
             if ref is None or not is_differentiable(ref.dtype):
@@ -59,7 +61,9 @@ class Segment:
             before = len(memory.constants)
             value = memory.read(ref)
             if len(memory.constants) > before:
-                raise MeaningUnavailableError("a result of its decomposition was not made by recorded operations")
+                raise MeaningUnavailableError(
+                    "a result of its decomposition was not made by recorded operations"
+                )
             results.append(value)
         return tuple(results)
 

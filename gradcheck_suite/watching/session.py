@@ -27,6 +27,7 @@ from ..evidence import Finding, GradientVerdict, NodeVerdict, Outcome, Report, T
 from ..rules.suppression import suppress
 from ..rules.unverified import Unverified as UnverifiedRule
 from ..witnesses.engine import EdgeOutcomes, check_node, check_sums, worst
+from ..witnesses.fallback import fallback_for
 from .ledger import Ledger, said_something, signature
 
 __all__ = ["Session", "watch"]
@@ -202,13 +203,14 @@ class Session:
             cotangents.append(torch.ones_like(output) if cotangent is None else cotangent)
         names = self._leaf_names(recorder, graph)
         trace = graph.trace(cotangents, names, {}, {})
+        fallback = fallback_for(recorder, graph.by_key)
         checked: dict[int, tuple[NodeVerdict, EdgeOutcomes]] = {}
         for key, mark in plan.items():
             record = trace.nodes[key]
             if not record.ran:
                 self._ledger.give_back(mark)
                 continue
-            verdict, edges = check_node(record)
+            verdict, edges = check_node(record, fallback=fallback)
             checked[key] = (verdict, edges)
             if not said_something(verdict.outcome) and "zero" in " ".join(t.reason for t in verdict.testimonies):
                 self._ledger.give_back(mark)

@@ -124,7 +124,10 @@ def overload_of(name: str) -> Any | None:
 
 
 def torch_arguments(
-    overload: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], replace: Mapping[int, torch.Tensor] | None = None
+    overload: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    replace: Mapping[int, torch.Tensor] | None = None,
 ) -> tuple[list[Any], dict[str, Any]]:
     """The arguments that torch had, as they were recorded, ready for another call.
 

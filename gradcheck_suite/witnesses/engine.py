@@ -35,6 +35,8 @@ Probe = Callable[
     [NodeRecord, int], "tuple[tuple[ArraySource | None, ...], tuple[ArraySource | None, ...]] | None"
 ]
 
+Fallback = Callable[[NodeRecord, Sequence[ArraySource | None], int], LocalGradients]
+
 _ORDER = {Outcome.AGREE: 0, Outcome.INCONCLUSIVE: 1, Outcome.DISAGREE: 2}
 
 
@@ -44,7 +46,7 @@ def worst(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def check_node(
-    node: NodeRecord, probe: Probe | None = None, *, seed: int = 0
+    node: NodeRecord, probe: Probe | None = None, *, seed: int = 0, fallback: Fallback | None = None
 ) -> tuple[NodeVerdict, EdgeOutcomes]:
     """Is what this node returned the derivative of what it computed?
 
@@ -53,6 +55,8 @@ def check_node(
         probe: asks the torch node again with a random cotangent; used where the delivered one is zero, since zero
             times anything is right.
         seed: of perturbations and probes.
+        fallback: asked for the gradients of a node that no meaning explains; raises ``Unexplained`` where it cannot
+            say either.
 
     Returns:
         The verdict, and the outcome of each returned gradient by its position.
@@ -97,7 +101,12 @@ def check_node(
         cotangents, gradients = asked
         remark = "probed with a random cotangent, since the delivered one is zero"
     try:
-        local = local_gradients(node, cotangents, seed=seed)
+        try:
+            local = local_gradients(node, cotangents, seed=seed)
+        except Unexplained:
+            if fallback is None:
+                raise
+            local = fallback(node, cotangents, seed)
     except Unexplained as error:
         testimonies.append(Testimony("engine", _subject(node), Outcome.INCONCLUSIVE, reason=str(error)))
         return _verdict(node, testimonies, "", 0), dict.fromkeys(positions, Outcome.INCONCLUSIVE)
@@ -160,25 +169,38 @@ def _check_group(
 ) -> Testimony:
     group = local.groups[number]
     expected = local.gradients[number]
-    actual = _returned(gradients, group, expected.shape)
     ref = node.inputs[group[0]] if group[0] < len(node.inputs) else None
+    numerical = local.how == "numerical"
+    actual = _returned(gradients, group, ref.shape if numerical and ref is not None else expected.shape)
     eps, _ = coarsest_eps([dtype])
     real_input = ref is not None and not ref.dtype.startswith("complex")
     if actual is not None and actual.dtype.kind == "c" and real_input:
         actual = actual.real
+    if local.project is not None and actual is not None:
+        actual = local.project(number, actual)
+    grown = 1.0 if numerical else accumulation(_terms(node, expected, cotangents))
     outcome, comparison = judge(
         expected,
         actual,
         dtype=dtype,
-        noise=lambda: local.noise(number, eps) * accumulation(_terms(node, expected, cotangents)),
-        input_value=None if ref is None else (lambda: ref.source.array()),
+        noise=lambda: local.noise(number, eps) * grown,
+        input_value=None if ref is None or numerical else (lambda: ref.source.array()),
     )
     subject = _subject(node, group[0])
     if outcome is not Outcome.DISAGREE:
         reason = remark
         if outcome is Outcome.INCONCLUSIVE:
-            reason = "the engine has no finite value for some elements"
-        return Testimony("engine", subject, outcome, comparison, reason=reason)
+            reason = (
+                "differences of the forward are too rough for some elements"
+                if numerical
+                else "the engine has no finite value for some elements"
+            )
+        return Testimony("finite_difference" if numerical else "engine", subject, outcome, comparison, reason=reason)
+    if numerical:
+        whole = ref is not None and expected.shape == ref.shape
+        along = "" if whole else f"compared along {expected.size} random directions"
+        reason = "; ".join(r for r in (remark, along) if r)
+        return Testimony("finite_difference", subject, Outcome.DISAGREE, comparison, reason=reason)
     return _second_opinion(local, number, comparison, subject, remark, nothing=actual is None)
 
 

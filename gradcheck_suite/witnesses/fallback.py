@@ -6,11 +6,14 @@ that one operation or custom Function; nothing, with the reason. Each is marked 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ..capture.recorder import NodeOrigin
+import torch
+
+from ..capture.recorder import NodeOrigin, Recorder
 from ..evidence import ArraySource, NodeRecord
 from ..replay import LocalGradients, Unexplained, local_gradients
 from ..replay.operations import further_meanings
@@ -24,11 +27,14 @@ Fallback = Callable[[NodeRecord, Sequence[ArraySource | None], int], LocalGradie
 T = TypeVar("T")
 
 
-def fallback_for(origin_of: Callable[[int], NodeOrigin | None], decompositions: Decompositions | None = None) -> Fallback:
+def fallback_for(
+    recorder: Recorder, autograd_nodes: Mapping[int, Any], decompositions: Decompositions | None = None
+) -> Fallback:
     """What :func:`~gradcheck_suite.witnesses.engine.check_node` asks about a node that no meaning explains.
 
     Args:
-        origin_of: what the recorder knows about a node, by its key; a custom Function can only be run again with it.
+        recorder: what recorded the forward; it knows what custom Functions were called with.
+        autograd_nodes: torch's nodes by key.
         decompositions: to share with other checks of the same recording.
 
     Returns:
@@ -44,13 +50,35 @@ def fallback_for(origin_of: Callable[[int], NodeOrigin | None], decompositions: 
                 return _decomposed(node, cotangents, seed, found)
             except Unexplained as error:
                 reasons.append(str(error))
+        else:
+            reasons.append(f"no recorded operation explains {node.name}")
         try:
-            return numerical_gradients(node, cotangents, origin_of(node.key), seed=seed)
+            return numerical_gradients(
+                node, cotangents, _origin(recorder, autograd_nodes[node.key], node), seed=seed
+            )
         except Unexplained as error:
             reasons.append(f"and not numerically either: {error}")
         raise Unexplained("; ".join(reasons))
 
     return fallback
+
+
+def _origin(recorder: Recorder, torch_node: Any, node: NodeRecord) -> NodeOrigin | None:
+    """Where a node comes from; for a custom Function whose forward ran no operation (pure NumPy) what can be told.
+
+    Its arguments are known when there are no others than the tensors that gradients are returned for.
+    """
+    origin = recorder.origin_of(torch_node)
+    cls = getattr(torch_node, "_forward_cls", None)
+    if origin is not None or cls is None:
+        return origin
+    parameters = list(inspect.signature(cls.forward).parameters.values())
+    if cls.setup_context is torch.autograd.Function.setup_context:
+        parameters = parameters[1:]  # ctx
+    plain = all(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+    if not plain or len(parameters) != len(node.inputs) or any(ref is None for ref in node.inputs):
+        return NodeOrigin("function", function_class=cls)
+    return NodeOrigin("function", function_class=cls, arguments=node.inputs)
 
 
 def _decomposed(

@@ -1,10 +1,9 @@
 """The witness of the whole function: directional finite differences against autograd, in float64.
 
 It sees what autograd and the engine are blind to: a value that reaches the output around autograd. The model
-    runs in a
-float64 world of its own, and autograd's gradient *of that world* is what is compared: float32 and float64
-draw other random numbers and fall on other sides of a kink, and a gradient must be compared with the function
-it belongs to.
+runs in a float64 world of its own, and autograd's gradient *of that world* is what is compared: float32 and float64
+draw other random numbers and fall on other sides of a kink, and a gradient must be compared with the function it
+belongs to.
 """
 
 from __future__ import annotations
@@ -18,13 +17,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..capture.inputs import PreparedCall
 from ..capture.state import preserved, rng_frozen
-from ..compare.differences import Difference, Slope, estimate_slope, judge_slope
-from ..evidence import Outcome, Testimony
-from .float64_world import DOUBLE, Abstain, World, build, inner, norm, settle, signs
+from ..compare.differences import Difference, Slope, estimate_slope, judge_slope, meets
+from ..evidence import Comparison, Outcome, Testimony
+from .direction import Direction
+from .float64_world import DOUBLE, Abstain, World, build, copied, settle
 
 __all__ = ["FiniteDifferenceResult", "finite_difference"]
 
@@ -33,6 +33,8 @@ _MOST_LOCALISED = 64
 _LEVELS = 4
 _EXTRA_LEVELS = 2
 _MOST_SHRINKS = 6
+# From so many elements on, a further evaluation costs more than it can tell.
+_MANY = 100_000
 
 
 @dataclass(frozen=True)
@@ -72,20 +74,19 @@ class _Look:
     cause: str = ""
 
 
-def _direction(world: World, names: Sequence[str], seed: int) -> dict[str, Tensor]:
+def _direction(world: World, names: Sequence[str], seed: int) -> Direction:
     """Random signed steps of each leaf's own scale, those of loud leaves damped.
 
     Without the damping one leaf whose gradient is 10^6 times the others' would drown them all.
     """
-    generator = torch.Generator().manual_seed(seed)
-    loudness = {name: norm(world.gradients[name]) * world.scales[name] for name in names}
+    loudness = {name: world.norms[name] * world.scales[name] for name in names}
     loudest = max(loudness.values(), default=0.0)
     quiet = min((value for value in loudness.values() if value > 1e-4 * loudest), default=0.0)
-    move = {}
+    sizes = {}
     for name in names:
         damping = quiet / loudness[name] if loudness[name] > quiet > 0 else 1.0
-        move[name] = damping * world.scales[name] * signs(world.base[name], generator)
-    return move
+        sizes[name] = damping * world.scales[name]
+    return Direction({name: world.leaves[name] for name in names}, sizes, seed)
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class _Ladder:
     smallest: float
 
 
-def _descend(world: World, move: Mapping[str, Tensor], terms: float, deadline: float) -> _Ladder:
+def _descend(world: World, move: Direction, terms: float, deadline: float) -> _Ladder:
     """Differences over shrinking steps until their slope is settled.
 
     A step out of the function's domain is skipped. Four steps as a rule, three where they settle it, and more only
@@ -135,8 +136,16 @@ def _descend(world: World, move: Mapping[str, Tensor], terms: float, deadline: f
 def _look(world: World, names: Sequence[str], subject: str, seed: int, deadline: float) -> _Look:
     """Compare differences along one direction with the gradient's inner product with it."""
     move = _direction(world, names, seed)
-    expected = sum(inner(world.gradients[name], move[name]) for name in names)
-    terms = math.hypot(*(norm(world.gradients[name] * move[name]) for name in names))
+    expected = move.inner(world.gradients)
+    terms = move.terms(world.norms)
+    elements = sum(world.leaves[name].numel() for name in names)
+    speaks = f"speaks for the {'float64' if world.wide else world.precision.name} run, {elements} elements at once"
+    if time.monotonic() <= deadline:
+        near = _near(world, move, expected, terms)
+        if near is not None:
+            outcome, value = Outcome.AGREE, float(near.expected.real)
+            return _Look(outcome, Testimony(_WITNESS, subject, outcome, near, _with_precision(world, near, speaks), value))
+        world.repeat()
     ladder = _descend(world, move, terms, deadline)
     precision, slope = world.precision, ladder.slope
     outcome, comparison, reason = judge_slope(
@@ -156,14 +165,29 @@ def _look(world: World, names: Sequence[str], subject: str, seed: int, deadline:
                 )
         else:
             cause = "error"
-    elif precision is not DOUBLE and comparison and comparison.scale:
-        allowed = comparison.tolerance / comparison.scale
-        reason = f"values pass through {precision.name}: compared to {allowed:.1g}"
-    elements = sum(world.base[name].numel() for name in names)
-    speaks = f"speaks for the {'float64' if world.wide else precision.name} run, {elements} elements at once"
+    elif comparison is not None:
+        reason = _with_precision(world, comparison, reason)
     reason = f"{reason}; {speaks}" if reason else speaks
     value = slope.value if slope else None
     return _Look(outcome, Testimony(_WITNESS, subject, outcome, comparison, reason, value), cause)
+
+
+def _near(world: World, move: Direction, expected: float, terms: float) -> Comparison | None:
+    """One small step to both sides, and whether it settles agreement."""
+    step = world.precision.single
+    plus = world.change(move, step)
+    minus = world.change(move, -step) if plus is not None else None
+    if plus is None or minus is None:
+        return None
+    return meets(Difference(step, plus, minus), expected, terms, world.precision.close)
+
+
+def _with_precision(world: World, comparison: Comparison, text: str) -> str:
+    if world.precision is DOUBLE or not comparison.scale:
+        return text
+    allowed = comparison.tolerance / comparison.scale
+    said = f"values pass through {world.precision.name}: compared to {allowed:.1g}"
+    return f"{said}; {text}" if text else said
 
 
 def _leaves_text(names: Sequence[str]) -> str:
@@ -173,11 +197,13 @@ def _leaves_text(names: Sequence[str]) -> str:
 class _Examination:
     """The course of the check in one world: joint directions, second looks, then leaf by leaf."""
 
-    def __init__(self, world: World, call: PreparedCall, seed: int, deadline: float) -> None:
+    def __init__(
+        self, world: World, call: PreparedCall, seed: int, deadline: float, notes: list[str]
+    ) -> None:
         self.world = world
         self.seed = seed
         self.deadline = deadline
-        self.notes: list[str] = []
+        self.notes = notes
         names = [n for n in world.leaves if n not in world.unusable]
         inputs = [n for n in names if n in call.leaves]
         self.names = names
@@ -203,16 +229,18 @@ class _Examination:
             return False
         self._displaced = True
         there = copy.copy(self.world)
-        there.base = dict(there.base)
         try:
             there.displace(self.seed)
             there.differentiate()
+            there.repeat()
         except Exception as error:  # whatever the user's forward raises at the neighbouring point
+            self.world.dirty = set(self.world.leaves)
             self.notes.append(f"finite differences stayed at the given point ({why}): {_short(error)}")
             return False
         finally:
             self.world.evaluations = there.evaluations
         if set(there.unusable) - set(self.world.unusable):
+            self.world.dirty = set(self.world.leaves)
             return False
         self.world = there
         self.notes.append(f"finite differences were taken at a point 1 % away: {why}")
@@ -245,7 +273,7 @@ class _Examination:
                 disagreeing.extend(wrong)
             return testimonies, tuple(disagreeing)
         testimonies, wrong = self._confirm(self.names, first, directions)
-        silent = [n for n in self.names if not bool(self.world.gradients[n].any())]
+        silent = [n for n in self.names if self.world.norms[n] == 0.0]
         if not wrong and first.outcome is Outcome.AGREE and 0 < len(silent) < len(self.names):
             # Autograd says that these have no effect at all. Beside loud leaves a small effect would drown, and behind
             # a layer of zeros (a fresh head) there is none to see at this point.
@@ -372,30 +400,32 @@ def finite_difference(
     problem = ""
     evaluations = 0
     for wide in (True, False):
-        with (
-            torch.inference_mode(False),
-            preserved(model, call.args, call.kwargs, list(unique.values()), loss),
-            rng_frozen(seed),
-            torch.enable_grad(),
-        ):
+        with torch.inference_mode(False), torch.enable_grad():
+            twin = copied(model, call, unique, loss, wide)
+        # What is not copied is preserved; of a function that is everything it closes over.
+        shared: list[Any] = [model, call.args, call.kwargs, list(unique.values()), loss]
+        if twin is not None:
+            shared = [None if isinstance(item, nn.Module) else item for item in (model, loss)]
+        with torch.inference_mode(False), preserved(*shared), rng_frozen(seed), torch.enable_grad():
             if wide:
                 torch.set_default_dtype(torch.float64)
-            world = build(model, call, unique, cotangents, loss, wide)
+            world = build(model, call, unique, cotangents, loss, wide, twin)
+            del twin
+            notes: list[str] = []
             try:
-                settle(world, seed)
+                settle(world)
+                affordable = directions if sum(t.numel() for t in unique.values()) < _MANY else 1
+                if budget is not None:
+                    left = deadline - time.monotonic()
+                    affordable = max(1, min(affordable, int(left / max(8 * world.seconds, 1e-9))))
+                examination = _Examination(world, call, seed, deadline, notes)
+                testimonies, disagreeing = examination.examine(affordable)
             except Abstain as reason:
-                return _silent(str(reason), world.precision.name, world.evaluations)
+                return _silent(str(reason), world.precision.name, world.evaluations, notes)
             except Exception as error:  # whatever the user's code raises in float64
                 evaluations += world.evaluations
                 problem = problem or _short(error)
                 continue
-            affordable = directions
-            if budget is not None:
-                left = deadline - time.monotonic()
-                affordable = max(1, min(directions, int(left / max(8 * world.seconds, 1e-9))))
-            examination = _Examination(world, call, seed, deadline)
-            testimonies, disagreeing = examination.examine(affordable)
-            notes = list(examination.notes)
             if not wide:
                 notes.insert(
                     0,

@@ -7,6 +7,7 @@ import math
 import time
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +19,9 @@ from ..capture.inputs import PreparedCall
 from ..capture.outputs import describe, output_tensors
 from ..capture.precision import WIDER, Additions, InFloat64, PrecisionProbe
 from ..capture.state import Snapshot
+from .direction import Direction, aligned, flat, norm, put
 
-__all__ = ["DOUBLE", "SINGLE", "Abstain", "Precision", "World", "build", "inner", "norm", "settle", "signs"]
+__all__ = ["DOUBLE", "SINGLE", "Abstain", "Precision", "Twin", "World", "build", "copied", "settle"]
 
 _DISPLACEMENT = 1e-2
 _REPRODUCIBLE = 64.0
@@ -28,7 +30,10 @@ _UNBOUND = types.CellType()
 
 @dataclass(frozen=True)
 class Precision:
-    """The ladder of steps in one working precision; steps are relative to each tensor's own scale."""
+    """The ladder of steps in one working precision; steps are relative to each tensor's own scale.
+
+    ``single`` is the one step that is tried first, and ``close`` how near it must come to autograd's number.
+    """
 
     name: str
     epsilon: float
@@ -36,10 +41,12 @@ class Precision:
     ratio: float
     floor: float
     limit: float
+    single: float
+    close: float
 
 
-DOUBLE = Precision("float64", torch.finfo(torch.float64).eps, 1e-3, 8.0, 1e-6, 1e-3)
-SINGLE = Precision("float32", torch.finfo(torch.float32).eps, 3e-2, 3.0, 1e-3, 2e-2)
+DOUBLE = Precision("float64", torch.finfo(torch.float64).eps, 1e-3, 8.0, 1e-6, 1e-3, 4e-6, 1e-5)
+SINGLE = Precision("float32", torch.finfo(torch.float32).eps, 3e-2, 3.0, 1e-3, 2e-2, 1e-2, 1e-3)
 
 
 class Abstain(Exception):
@@ -64,10 +71,15 @@ class World:
     scales: dict[str, float] = field(default_factory=dict)
     outputs: list[Tensor] = field(default_factory=list)
     gradients: dict[str, Tensor] = field(default_factory=dict)
+    norms: dict[str, float] = field(default_factory=dict)
+    watching: AbstractContextManager[Any] | None = None
     unusable: list[str] = field(default_factory=list)
     noise: float = 0.0
     seconds: float = 0.0
     evaluations: int = 0
+    repeats: bool = False
+    dirty: set[str] = field(default_factory=set)
+    overwrites: bool | None = None
 
     def run(self) -> list[Tensor]:
         """The outputs that have a cotangent, from the present leaves."""
@@ -90,13 +102,35 @@ class World:
         result = self.model(*self.args, **self.kwargs)
         return result if self.loss is None else self.loss(result)
 
-    def at(self, move: Mapping[str, Tensor], step: float) -> list[Tensor] | None:
-        """Outputs with the leaves moved by ``step * move``; None where the function is not defined."""
+    def place(self, direction: Direction | None = None, step: float = 0.0) -> None:
+        """Put everything back, and the leaves to ``base + step * direction``."""
         assert self.snapshot is not None
-        self.snapshot.restore()
+        part = direction is not None and any(name not in direction for name in self.leaves)
+        # Where nothing is moved, everything is put, except before the first run.
+        put_all = self._overwritten() if part else direction is None and self.evaluations > 0
+        self.snapshot.restore(quick=True)
         for name, leaf in self.leaves.items():
-            moved = self.base[name] + step * move[name] if name in move else self.base[name]
-            leaf.data.copy_(moved)
+            if direction is not None and name in direction:
+                direction.move(name, self.base[name], leaf, step)
+                self.dirty.add(name)
+            elif put_all or name in self.dirty:
+                put(self.base[name], leaf)
+                self.dirty.discard(name)
+
+    def _overwritten(self) -> bool:
+        """Whether the forward itself writes into leaves, which is asked only where some are not moved."""
+        if self.overwrites is None:
+            self.place()
+            self.run()
+            self.overwrites = any(
+                not torch.equal(flat(leaf.data), self.base[n].to(flat(leaf.data).dtype))
+                for n, leaf in self.leaves.items()
+            )
+        return self.overwrites
+
+    def at(self, direction: Direction | None, step: float) -> list[Tensor] | None:
+        """Outputs with the leaves moved by ``step * direction``; None where the function is not defined."""
+        self.place(direction, step)
         try:
             return [output.detach() for output in self.run()]
         except Abstain:
@@ -106,27 +140,24 @@ class World:
         ):  # the user's forward may refuse the moved values in any way: a step outside the domain
             return None
 
-    def change(self, move: Mapping[str, Tensor], step: float) -> float | None:
+    def change(self, direction: Direction, step: float) -> float | None:
         """Change of the projected output over a step, or None where it is not defined."""
-        results = self.at(move, step)
+        results = self.at(direction, step)
         if results is None:
             return None
         total = 0.0
         for before, after, cotangent in zip(self.outputs, results, self.cotangents):
             difference = torch.where(torch.isfinite(before), after - before, torch.zeros_like(before))
-            total += inner(cotangent, difference)
+            total += _inner(cotangent, difference)
         return total if math.isfinite(total) else None
 
     def differentiate(self) -> None:
         """Run at the base point; keep outputs, autograd's gradients and the noise of one evaluation.
 
         Raises:
-            Abstain: outputs are not finite, the function does not repeat, or it insists on half precision.
+            Abstain: outputs are not finite, or the function insists on half precision.
         """
-        assert self.snapshot is not None
-        self.snapshot.restore()
-        for name, leaf in self.leaves.items():
-            leaf.data.copy_(self.base[name])
+        self.place()
         started = time.perf_counter()
         probe = PrecisionProbe(self.leaves.values())
         with probe:
@@ -145,24 +176,40 @@ class World:
             torch.where(mask, c.to(o.device, o.dtype), torch.zeros((), device=o.device, dtype=o.dtype))
             for mask, c, o in zip(finite, self.cotangents, self.outputs)
         ]
-        self.gradients = self._autograd(results)
+        self._autograd(results)
         del results
-        again = self.at({}, 0.0)
+        assert self.snapshot is not None
+        # The only thorough one: it learns which tensors the forward writes to behind their version counters.
+        self.snapshot.restore()
+        size = math.hypot(*(norm(_masked(c, o)) for c, o in zip(self.cotangents, self.outputs)))
+        self.noise = 16.0 * self.precision.epsilon * size
+        self.repeats = False
+
+    def repeat(self) -> None:
+        """Run once more at the base point; the noise of one evaluation is at least what that differs by.
+
+        Raises:
+            Abstain: the function does not give the same outputs again.
+        """
+        if self.repeats:
+            return
+        again = self.at(None, 0.0)
         if again is None:
             raise Abstain("a second run from the same state does not give the same outputs")
-        spread, size = 0.0, 0.0
-        for mask, before, after, c in zip(finite, self.outputs, again, self.cotangents):
-            zero = torch.zeros_like(before)
-            spread = math.hypot(spread, norm(c * torch.where(mask, after - before, zero)))
-            size = math.hypot(size, norm(c * torch.where(mask, before, zero)))
+        size, spread = 0.0, 0.0
+        for before, after, c in zip(self.outputs, again, self.cotangents):
+            difference = torch.where(torch.isfinite(before), after - before, torch.zeros_like(before))
+            spread = math.hypot(spread, norm(c * difference))
+            size = math.hypot(size, norm(_masked(c, before)))
         if not spread <= _REPRODUCIBLE * self.precision.epsilon * size:
             raise Abstain(
                 f"two runs from the same state and seeds differ by {spread / size if size else spread:.2g} "
                 "(relative): the model draws from a generator of its own or is not deterministic"
             )
         self.noise = 16.0 * self.precision.epsilon * size + 4.0 * spread
+        self.repeats = True
 
-    def _autograd(self, results: list[Tensor]) -> dict[str, Tensor]:
+    def _autograd(self, results: list[Tensor]) -> None:
         tracked = [(r, c) for r, c in zip(results, self.cotangents) if r.requires_grad]
         names = list(self.leaves)
         found: Sequence[Tensor | None] = [None] * len(names)
@@ -172,25 +219,24 @@ class World:
             mode: Any = InFloat64() if self.wide else torch.enable_grad()
             with mode:
                 found = torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True)
-        gradients = {}
         self.unusable = []
+        self.gradients, self.norms = {}, {}
         for name, gradient in zip(names, found):
+            leaf = self.leaves[name]
             if gradient is None:
-                gradient = torch.zeros_like(self.base[name])
-            gradient = (
-                gradient.detach().to_dense() if gradient.layout is not torch.strided else gradient.detach()
-            )
-            if not bool(torch.isfinite(gradient).all()):
+                self.gradients[name], self.norms[name] = torch.zeros_like(flat(leaf.data)), 0.0
+                continue
+            gradient = gradient.detach()
+            if gradient.layout is not torch.strided:
+                gradient = gradient.to_dense()
+            self.gradients[name] = flat(aligned(gradient, leaf.data))
+            self.norms[name] = norm(self.gradients[name])
+            if not math.isfinite(self.norms[name]):
                 self.unusable.append(name)
-            gradients[name] = gradient
-        return gradients
 
     def absorbs(self) -> bool:
         """Whether a value that the gradient passes through is lost in a sum with a much larger one."""
-        assert self.snapshot is not None
-        self.snapshot.restore()
-        for name, leaf in self.leaves.items():
-            leaf.data.copy_(self.base[name])
+        self.place()
         with Additions() as additions:
             results = self.run()
         tracked = [(r, c) for r, c in zip(results, self.cotangents) if r.requires_grad]
@@ -205,35 +251,23 @@ class World:
 
     def displace(self, seed: int) -> None:
         """Move the base point a little, off a kink that it lies on."""
-        generator = torch.Generator().manual_seed(seed)
-        for name, value in self.base.items():
-            self.base[name] = value + _DISPLACEMENT * self.scales[name] * signs(value, generator)
+        away = Direction(self.leaves, self.scales, seed)
+        self.base = {
+            name: away.moved(name, self.base[name], _DISPLACEMENT, flat(leaf.data).dtype)
+            for name, leaf in self.leaves.items()
+        }
+        self.dirty = set(self.leaves)
 
 
-def inner(a: Tensor, b: Tensor) -> float:
+def _inner(a: Tensor, b: Tensor) -> float:
     """Real inner product."""
     if a.is_complex() or b.is_complex():
         return float((a.conj() * b).real.sum(dtype=torch.float64))
     return float((a * b).sum(dtype=torch.float64))
 
 
-def norm(tensor: Tensor) -> float:
-    magnitudes = tensor.abs().to(torch.float64)
-    largest = float(magnitudes.max()) if magnitudes.numel() else 0.0
-    if largest == 0.0 or not math.isfinite(largest):
-        return largest
-    return largest * float((magnitudes / largest).norm())
-
-
-def signs(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Entries of random sign and size between 1/2 and 3/2: every element takes part in every direction."""
-
-    def draw() -> Tensor:
-        values = torch.rand(like.shape, generator=generator, dtype=torch.float64) * 2.0 - 1.0
-        return values + 0.5 * torch.where(values < 0, -1.0, 1.0)
-
-    entries = torch.complex(draw(), draw()) if like.is_complex() else draw()
-    return entries.to(device=like.device, dtype=like.dtype)
+def _masked(cotangent: Tensor, output: Tensor) -> Tensor:
+    return cotangent * torch.where(torch.isfinite(output), output, torch.zeros_like(output))
 
 
 # ------------------------------------------------------------------------------------------ building a world
@@ -265,6 +299,49 @@ def _looks_back(function: object) -> bool:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Twin:
+    """A copy of a model, its call and its loss: ``parts``; what was copied by object id: ``memo``."""
+
+    parts: tuple[Any, ...]
+    memo: dict[int, Any]
+
+
+def copied(
+    model: Callable[..., Any],
+    call: PreparedCall,
+    wrt: Mapping[str, Tensor],
+    loss: Callable[[Any], Any] | None,
+    wide: bool,
+) -> Twin | None:
+    """A copy of everything that holds every leaf, or None where there can be none."""
+    model = _unwrapped(model)
+    everything: tuple[Any, ...] = (model, call.args, call.kwargs, loss)
+    memo: dict[int, Any] = {}
+    own = {id(p) for p in model.parameters()} if isinstance(model, nn.Module) else set()
+    made: dict[int, Tensor] = {}
+    if wide:
+        # Widened while they are copied: fresh memory is what a large model's copy costs.
+        for tensor in wrt.values():
+            plain = type(tensor) is nn.Parameter and not vars(tensor) and tensor.layout is torch.strided
+            if plain and id(tensor) in own and tensor.dtype in WIDER:
+                twin = nn.Parameter(tensor.data.to(WIDER[tensor.dtype]), tensor.requires_grad)
+                made[id(tensor)] = memo[id(tensor)] = twin
+    try:
+        parts = copy.deepcopy(everything, memo)
+    except (
+        Exception
+    ):  # __deepcopy__ and __reduce__ of anything a model holds (locks, graphs, handles) may raise anything
+        return None
+    if any(id(tensor) not in memo for tensor in wrt.values()) or _looks_back(model):
+        return None
+    if made:
+        arrived = {id(p) for p in parts[0].parameters()}
+        if any(id(twin) not in arrived for twin in made.values()):
+            return None
+    return Twin(parts, memo)
+
+
 def build(
     model: Callable[..., Any],
     call: PreparedCall,
@@ -272,24 +349,19 @@ def build(
     cotangents: Sequence[tuple[str, Tensor]],
     loss: Callable[[Any], Any] | None,
     wide: bool,
+    twin: Twin | None,
 ) -> World:
-    """A copy of everything, or, where it cannot be copied, the thing itself (the caller preserves it)."""
-    memo: dict[int, Any] = {}
-    everything: tuple[Any, ...] = (_unwrapped(model), call.args, call.kwargs, loss)
-    try:
-        copied = copy.deepcopy(everything, memo)
-        whole = all(id(tensor) in memo for tensor in wrt.values()) and not _looks_back(everything[0])
-    except (
-        Exception
-    ):  # __deepcopy__ and __reduce__ of anything a model holds (locks, graphs, handles) may raise anything
-        whole = False
-    if whole:
-        tensors = [value for value in memo.values() if isinstance(value, Tensor)]
-        leaves = {name: memo[id(tensor)] for name, tensor in wrt.items()}
-        everything = copied
+    """The world of a copy, or, without one, of the thing itself (which the caller preserves)."""
+    if twin is not None:
+        tensors = [value for value in twin.memo.values() if isinstance(value, Tensor)]
+        leaves = {name: twin.memo[id(tensor)] for name, tensor in wrt.items()}
+        everything = twin.parts
     else:
-        tensors = Snapshot(everything[0], call.args, call.kwargs, list(wrt.values())).tensors
+        everything = (_unwrapped(model), call.args, call.kwargs, loss)
+        tensors = Snapshot(everything[0], call.args, call.kwargs, list(wrt.values()), loss).tensors
         leaves = dict(wrt)
+    # The values from before anything is widened: where they stay in their memory, they need no second copy.
+    originals = {name: tensor.data for name, tensor in wrt.items()}
     function, args, kwargs, criterion = everything
     _remove_gradient_hooks(function, tensors)
     world = World(
@@ -313,6 +385,11 @@ def build(
             data = data.contiguous()  # an expanded leaf: each element is moved by itself
         if data is not tensor.data:
             tensor.data = data
+    for name, leaf in leaves.items():
+        original = originals[name]
+        shared = original.untyped_storage().data_ptr() == leaf.untyped_storage().data_ptr()
+        same_order = original.stride() == leaf.stride() and original.shape == leaf.shape
+        world.base[name] = flat(original if same_order and not shared else leaf.data.clone())
     return world
 
 
@@ -327,11 +404,11 @@ def _remove_gradient_hooks(function: object, tensors: Iterable[Tensor]) -> None:
             tensor._backward_hooks = None
 
 
-def settle(world: World, seed: int) -> None:
+def settle(world: World) -> None:
     """Measure scales and differentiate once at the base point."""
-    world.snapshot = Snapshot(world.model, world.args, world.kwargs, list(world.leaves.values()), world.loss)
-    world.base = {name: leaf.detach().clone() for name, leaf in world.leaves.items()}
-    sizes = {n: norm(b) / math.sqrt(max(1, b.numel())) for n, b in world.base.items()}
+    leaves = list(world.leaves.values())
+    world.snapshot = Snapshot(world.model, world.args, world.kwargs, leaves, world.loss, elsewhere=leaves)
+    sizes = {n: norm(leaf.data) / math.sqrt(max(1, leaf.numel())) for n, leaf in world.leaves.items()}
     known = sorted(size for size in sizes.values() if size > 0)
     # A tensor of zeros (a fresh bias) has no scale of its own: it is moved like its typical neighbour.
     typical = known[len(known) // 2] if known else 1.0

@@ -70,7 +70,7 @@ def totals(evidence: Evidence) -> RunTotals:
     unverified: Counter[tuple[str, str]] = Counter()
     for (test, _), report in _reports(evidence):
         counts.update({name: n for name, n in report.counts.items() if name != "distinct_nodes"})
-        seconds += report.timings.get("verification", 0.0)
+        seconds += sum(_own_time(report).values())
         unverified.update({(u.subject, u.reason): u.count for u in report.unverified})
         if report.counts.get("backwards"):
             backward.add(test)
@@ -105,7 +105,7 @@ def run_report(title: str, evidence: Evidence, summed: RunTotals, arguments: Seq
     for _, report in _reports(evidence):
         for name, value in report.environment.items():
             environment.setdefault(name, value)
-        for name, spent in report.timings.items():
+        for name, spent in _own_time(report).items():
             timings[name] += spent  # type: ignore[assignment]  # a Counter of seconds
     return Report(
         title=title,
@@ -127,6 +127,11 @@ def run_report(title: str, evidence: Evidence, summed: RunTotals, arguments: Seq
 
 def _reports(evidence: Evidence) -> Iterable[tuple[tuple[str, str], Report]]:
     return (((test, when), report) for (test, when), phase in evidence.items() for report in phase.reports)
+
+
+def _own_time(report: Report) -> dict[str, float]:
+    """Seconds by stage; not the total, which for a session is how long the test itself took."""
+    return {name: spent for name, spent in report.timings.items() if name != "total"}
 
 
 def _merge(evidence: Evidence) -> tuple[FoundFinding, ...]:

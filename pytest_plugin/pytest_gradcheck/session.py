@@ -56,6 +56,7 @@ class _Running:
 
     Attributes:
         wishes: of its markers.
+        mistake: what is wrong with its markers, or "".
         checks: reports that the ``gradcheck`` fixture asserted in the phase that runs.
         interrupted: reports of the fixture's watched blocks that raised.
         evidence: of phases that have ended and are not attached to pytest's report yet, by name of the phase.
@@ -64,6 +65,7 @@ class _Running:
     """
 
     wishes: Wishes
+    mistake: str = ""
     checks: list[Report] = field(default_factory=list)
     interrupted: list[Report] = field(default_factory=list)
     evidence: dict[str, PhaseEvidence] = field(default_factory=dict)
@@ -99,7 +101,13 @@ class Watcher:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Read every marker before a test runs: a misspelt one is a usage error, not a rule that still fires."""
         for item in items:
-            item.stash[_RUNNING] = _Running(wishes_of(item))
+            try:
+                item.stash[_RUNNING] = _Running(wishes_of(item))
+            except pytest.UsageError as error:
+                if not self._worker:
+                    raise
+                # A usage error in a worker of pytest-xdist ends the run without saying why; so its test will say it.
+                item.stash[_RUNNING] = _Running(Wishes(), mistake=str(error))
 
     # Innermost of all wrappers: what pytest and other plugins do around a test is none of its gradients.
     # The tear-down is not watched: a fixture may leave a torch mode there that it entered before, and torch leaves the
@@ -109,6 +117,8 @@ class Watcher:
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         running = item.stash.setdefault(_RUNNING, _Running(Wishes()))
         running.evidence, running.findings = {}, []  # of an earlier run, when a test is run again
+        if running.mistake:
+            pytest.fail(running.mistake, pytrace=False)
         with self._watched(item, running, "setup"):
             return (yield)
 

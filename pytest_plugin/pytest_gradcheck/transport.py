@@ -1,10 +1,9 @@
-"""What travels with the report of a test: plain data, so that pytest-xdist and others can carry it anywhere."""
+"""What travels with the report of a test: text, so that pytest-xdist and others can carry it anywhere."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pytest
 
@@ -36,11 +35,19 @@ class PhaseEvidence:
 def attach(evidence: PhaseEvidence, report: pytest.TestReport) -> None:
     """Put the evidence on pytest's report of the phase.
 
-    It becomes an attribute of plain data: pytest writes every attribute when it serialises a report, and other
-    than ``user_properties`` it does not end up in JUnit XML.
+    It becomes an attribute: pytest writes every attribute when it serialises a report, and other than
+    ``user_properties`` it does not end up in JUnit XML. It is JSON text, no object: pytest-xdist ends the
+    whole run over a value whose type it does not know, such as the subclass of ``str`` that ``torch.__version__`` is.
+
+    Raises:
+        TypeError, ValueError: the evidence holds something that JSON has no form for.
     """
-    reports = [_lighter(entry).to_dict() for entry in evidence.reports]
-    setattr(report, _ATTRIBUTE, {"reports": reports, "skip": evidence.skip, "worker": evidence.worker})
+    data = {
+        "reports": [_lighter(entry).to_dict() for entry in evidence.reports],
+        "skip": evidence.skip,
+        "worker": evidence.worker,
+    }
+    setattr(report, _ATTRIBUTE, json.dumps(data, allow_nan=False))
 
 
 def read(report: pytest.TestReport) -> PhaseEvidence | None:
@@ -49,9 +56,10 @@ def read(report: pytest.TestReport) -> PhaseEvidence | None:
     Raises:
         ValueError: what it carries is malformed; the field is named.
     """
-    data: Mapping[str, Any] | None = getattr(report, _ATTRIBUTE, None)
-    if data is None:
+    text: str | None = getattr(report, _ATTRIBUTE, None)
+    if text is None:
         return None
+    data = json.loads(text)
     reports = tuple(Report.from_dict(entry) for entry in data["reports"])
     return PhaseEvidence(reports, data["skip"], data["worker"])
 

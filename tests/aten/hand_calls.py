@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.modules.linear_cross_entropy  # noqa: F401  (registers torch_nn:: operations)
+import torch.nn.modules.linear_cross_entropy
 import torchvision  # noqa: F401  (registers torchvision:: operations)
 
 from .calls import Call, overload_of, snapshot
@@ -49,10 +49,25 @@ def on_cpu() -> dict[str, list[Arguments]]:
     vectors, scales = real(4, 3, 2), positive(4, 1, 1)
     weight, norms = torch.ops.aten._weight_norm_interface(vectors, scales, 0)
     theta = real(2, 2, 3)
-    cell = [real(3, 8), real(3, 8), real(8), real(8), real(3, 2)]
-    i, f, g, _ = (cell[0] + cell[1] + cell[2] + cell[3]).chunk(4, 1)
-    new_cell = f.sigmoid() * cell[4] + i.sigmoid() * g.tanh()
+    layer = [t.float() for t in (real(5, 2, 3), *rnn_weights(3, 4, 4), real(2, 4), real(2, 4))]
+    flags = (False, [], 2, 4, 1, True, False, False, True)
+    y, h, c, workspace = torch.ops.aten.mkldnn_rnn_layer(*layer, *flags)
+    pulls = [torch.randn_like(t) for t in (y, h, c)]
     return {
+        "aten::mkldnn_rnn_layer": [
+            arguments(*layer, *flags),
+            arguments(*layer, True, *flags[1:]),
+        ],
+        "aten::mkldnn_rnn_layer_backward": [
+            arguments(*layer, y, h, c, *given, False, 2, 4, 1, True, True, False, [], False, workspace)
+            for given in (pulls, [pulls[0], None, None])
+        ],
+        "aten::_euclidean_dist": [arguments(real(3, 4), real(2, 4))],
+        "aten::_pack_padded_sequence_backward": [
+            arguments(real(7, 2), [4, 3, 2], torch.tensor([3, 2, 1, 1]), False),
+            arguments(real(7, 2), [3, 4, 2], torch.tensor([3, 2, 1, 1]), True),
+        ],
+        "aten::affine_grid_generator_backward": [arguments(real(2, 4, 5, 2), [2, 3, 4, 5], True)],
         "aten::_addmm_activation": [
             arguments(real(4), real(3, 2), real(2, 4)),
             arguments(real(4), real(3, 2), real(2, 4), beta=0.5, alpha=2),
@@ -103,7 +118,9 @@ def on_cpu() -> dict[str, list[Arguments]]:
             arguments(real(3, 4), [4], positive(4), 1e-5),
             arguments(real(2, 3, 4), [3, 4], None, None),
         ],
-        "aten::_grid_sampler_2d_cpu_fallback": [arguments(image.float(), real(2, 3, 4, 2).float() / 2, 0, 0, False)],
+        "aten::_grid_sampler_2d_cpu_fallback": [
+            arguments(image.float(), real(2, 3, 4, 2).float() / 2, 0, 0, False)
+        ],
         "aten::_grouped_mm": [
             arguments(real(2, 4, 8).bfloat16(), real(2, 8, 8).bfloat16()),
             arguments(
@@ -126,13 +143,6 @@ def on_cpu() -> dict[str, list[Arguments]]:
         "aten::_reshape_alias": [arguments(real(2, 6), [3, 4], [4, 1])],
         "aten::_sample_dirichlet": [arguments(positive(3))],
         "aten::_standard_gamma": [arguments(positive(3))],
-        "aten::_thnn_differentiable_lstm_cell_backward": [
-            arguments(real(3, 2), real(3, 2), *cell, new_cell),
-        ],
-        "aten::_thnn_differentiable_gru_cell_backward": [
-            arguments(real(3, 2), real(3, 6), real(3, 6), real(3, 2), real(6), real(6)),
-            arguments(real(3, 2), real(3, 6), real(3, 6), real(3, 2), None, None),
-        ],
         "aten::_unsafe_index.Tensor": [
             arguments(real(4, 3), [torch.tensor([0, 2]), torch.tensor([1, 1])]),
             arguments(real(4, 3), [None, torch.tensor([1, 1])]),
@@ -176,10 +186,12 @@ def on_cpu() -> dict[str, list[Arguments]]:
         "aten::norm.ScalarOpt_dim_dtype": [arguments(real(3, 4), None, [1], True, dtype=F64)],
         "aten::norm.ScalarOpt_dtype": [arguments(real(3, 4), 1, dtype=F64)],
         "aten::normal.float_Tensor": [arguments(0.5, positive(3))],
+        "aten::polygamma_": [arguments(positive(4), 2)],
         "aten::poisson": [arguments(positive(3))],
         "aten::remainder.Scalar_Tensor": [arguments(2.5, real(4))],
         "aten::scatter.reduce": [
-            arguments(real(3, 4), 1, integers(4, 3, 4), real(3, 4), reduce=kind) for kind in ("add", "multiply")
+            arguments(real(3, 4), 1, integers(4, 3, 4), real(3, 4), reduce=kind)
+            for kind in ("add", "multiply")
         ],
         "aten::scatter.value_reduce": [
             arguments(real(3, 4), 0, integers(3, 3, 4), 1.5, reduce=kind) for kind in ("add", "multiply")
@@ -215,7 +227,12 @@ def on_cpu() -> dict[str, list[Arguments]]:
 def boxes() -> torch.Tensor:
     """Regions inside, across the border of, and outside a (2, 3, 7, 6) image at scale 1/2."""
     return torch.tensor(
-        [[0, 1.0, 2.0, 7.5, 9.0], [1, -3.0, -4.0, 5.0, 6.0], [1, 8.0, 3.0, 14.0, 20.0], [0, 4.0, 4.0, 4.1, 4.1]],
+        [
+            [0, 1.0, 2.0, 7.5, 9.0],
+            [1, -3.0, -4.0, 5.0, 6.0],
+            [1, 8.0, 3.0, 14.0, 20.0],
+            [0, 4.0, 4.0, 4.1, 4.1],
+        ],
         dtype=F64,
     )
 
@@ -264,10 +281,14 @@ def with_reference() -> dict[str, list[tuple[Arguments, Any]]]:
     other = real(4, 2)
     each = dense[:, :, None] * other[None]
     count = stored.sum(1).clamp(min=1)[:, None]
-    lowest = each.masked_fill(~stored[:, :, None], torch.inf).amin(1).masked_fill(~stored.any(1)[:, None], 0.0)
+    lowest = (
+        each.masked_fill(~stored[:, :, None], torch.inf).amin(1).masked_fill(~stored.any(1)[:, None], 0.0)
+    )
     depthwise = real(4, 1, 3, 2)
     four, depth, depth_kernel = real(2, 4, 7, 6), real(1, 2, 4, 5, 4), real(2, 1, 2, 2, 3)
-    reset = torch.gru_cell(gates[:, :6], state, torch.eye(6, dtype=F64), torch.zeros(6, 2, dtype=F64), None, None)
+    reset = torch.gru_cell(
+        gates[:, :6], state, torch.eye(6, dtype=F64), torch.zeros(6, 2, dtype=F64), None, None
+    )
     return {
         "aten::cudnn_convolution": [
             (
@@ -343,9 +364,7 @@ def with_reference() -> dict[str, list[tuple[Arguments, Any]]]:
         ],
         "aten::_cudnn_rnn": [
             (
-                arguments(
-                    *(steps, w, 4, None, start, memory, 2, 2, 0, 1, False, 0.0, True, False, [], None)
-                ),
+                arguments(*(steps, w, 4, None, start, memory, 2, 2, 0, 1, False, 0.0, True, False, [], None)),
                 (lstm[0], lstm[1][None], lstm[2][None], None, None),
             ),
             (
@@ -397,5 +416,7 @@ def hand_calls() -> dict[str, list[Call]]:
             )
     for name, expected in with_reference().items():
         for (args, kwargs), outputs in expected:
-            calls.setdefault(name, []).append(Call(name, args, kwargs, tuple(outputs), overload_of(name)._schema))
+            calls.setdefault(name, []).append(
+                Call(name, args, kwargs, tuple(outputs), overload_of(name)._schema)
+            )
     return calls

@@ -29,13 +29,12 @@ def record(recorder: Recorder) -> None:
         for dtype, count in SAMPLES.items():
             if not op.supports_dtype(dtype, "cpu"):
                 continue
-            samples = op.sample_inputs("cpu", dtype, requires_grad=op.supports_autograd)
+            # Not op.sample_inputs, which walks the whole stack for every sample, to name the test that asked.
+            samples = op.sample_inputs_func(op, "cpu", dtype, op.supports_autograd)
             for number, sample in zip(range(count), samples):
                 with contextlib.suppress(*REFUSED), recorder:
                     out = op(sample.input, *sample.args, **sample.kwargs)
-                    outputs = [
-                        o for o in tree_leaves(out) if isinstance(o, torch.Tensor) and o.requires_grad
-                    ]
+                    outputs = [o for o in tree_leaves(out) if isinstance(o, torch.Tensor) and o.requires_grad]
                     if outputs and number % BACKWARDS == 0:
                         torch.autograd.backward(outputs, [torch.randn_like(o) for o in outputs])
 

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from gradcheck_suite import aten
-from gradcheck_suite.aten import RECORDED, DuplicateMeaningError, Meaning, known_names, lookup, meaning, registry
+from gradcheck_suite.aten import (
+    RECORDED,
+    DuplicateMeaningError,
+    Meaning,
+    known_names,
+    lookup,
+    meaning,
+    registry,
+)
 from gradcheck_suite.engine import Tensor, grad
 
 

@@ -11,21 +11,12 @@ from gradcheck_suite.engine import ops as e
 from .calls import Call, disagreements
 from .sweep import all_calls
 
-# torch's own precision where it is less than the dtype's: float32 constants, polynomials of few terms.
-IMPRECISE = {
-    "aten::hardsigmoid_backward": 1e-7,
-    "aten::special_bessel_j0": 1e-6,
-    "aten::special_bessel_j1": 1e-6,
-    "aten::special_bessel_y0": 1e-6,
-    "aten::special_bessel_y1": 1e-6,
-}
-
 
 def wrong(meaning: Meaning, calls: list[Call]) -> list[str]:
     """What is wrong with a meaning; that nothing was compared is wrong as well."""
     if not calls:
         return [f"{meaning.name}: no sample reaches it. Add one to hand_calls.py."]
-    return [text for call in calls for text in disagreements(meaning, call, IMPRECISE.get(meaning.name))]
+    return [text for call in calls for text in disagreements(meaning, call)]
 
 
 @pytest.mark.parametrize("name", known_names())

@@ -56,6 +56,34 @@ def test_one_report_with_all_findings(suite: Suite, workers: int) -> None:
     result.stdout.fnmatch_lines([*failure, "written: reports/gradcheck.html", "written: out/run.json"])
 
 
+def test_a_worker_that_crashes_takes_nothing_along(suite: Suite) -> None:
+    suite.scripted()
+    suite.write(
+        test_a="""
+        import os
+        from scripted import find
+
+        def test_before():
+            find()
+
+        def test_crash():
+            os._exit(1)
+
+        def test_after():
+            find()
+        """
+    )
+    result = suite.run("--gradcheck", "-n", "1")
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "  error GC101 gradient-mismatch: 2 in 2 tests",
+            "    test_a.py:5  *::test_before",
+            "    test_a.py:11  *",
+        ]
+    )
+
+
 def test_collecting_alone_writes_nothing(suite: Suite) -> None:
     suite.scripted()
     suite.write(test_a=CASE)

@@ -68,3 +68,21 @@ def test_a_mistake_is_a_usage_error(suite: Suite, arguments: str, message: str) 
     result = suite.run("--gradcheck")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([message])
+
+
+def test_a_mistake_under_xdist_is_an_error_of_its_test(suite: Suite) -> None:
+    suite.write(
+        test_a="""
+        import pytest
+
+        @pytest.mark.gradcheck(skip="")
+        def test_wrong():
+            pass
+
+        def test_right():
+            pass
+        """
+    )
+    result = suite.run("--gradcheck", "-n", "2")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["test_a.py::test_wrong: reading @pytest.mark.gradcheck failed: skip is ''*"])

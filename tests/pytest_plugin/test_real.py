@@ -220,7 +220,6 @@ def test_torch_that_is_imported_by_a_test(suite: Suite) -> None:
     result.stdout.fnmatch_lines(["E   GC101 gradient-mismatch*"])
 
 
-@pytest.mark.slow
 def test_with_two_workers(suite: Suite) -> None:
     suite.write(model=MODEL, test_a=TESTS)
     result = suite.run("--gradcheck", "-n", "2", "--gradcheck-html")

@@ -1,0 +1,57 @@
+"""Gradients that torch itself is known to get slightly wrong, so that a user is told whose fault it is.
+
+A finding about one of these stays a finding, with its numbers, but as a warning: the user can do nothing about it. Only an
+error of the known size is excused. Each entry has a reproduction in ``docs/known-torch-bugs.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..evidence import Comparison
+
+__all__ = ["KNOWN_DEFECTS", "KnownDefect", "known_defect"]
+
+
+@dataclass(frozen=True)
+class KnownDefect:
+    """One operation of torch whose backward is known to be inexact.
+
+    Attributes:
+        op: overload name.
+        dtype: in which it is.
+        relative: largest error relative to the largest gradient, as measured and rounded up.
+        cause: one clause for the message.
+    """
+
+    op: str
+    dtype: str
+    relative: float
+    cause: str
+
+
+KNOWN_DEFECTS = (
+    KnownDefect(
+        "aten::hardsigmoid",
+        "float64",
+        1e-7,
+        "its backward multiplies by 1/6 rounded to float32, also in float64",
+    ),
+)
+
+
+def known_defect(op: str, dtypes: tuple[str, ...], comparison: Comparison | None) -> KnownDefect | None:
+    """The known defect that explains a disagreement, or None.
+
+    Args:
+        op: overload name of the node.
+        dtypes: descriptions of its inputs, ``"float64[2, 3]"``.
+        comparison: the disagreement.
+    """
+    if comparison is None or not comparison.scale > 0:
+        return None
+    for defect in KNOWN_DEFECTS:
+        of_dtype = any(text.startswith(f"{defect.dtype}[") for text in dtypes)
+        if defect.op == op and of_dtype and comparison.max_error <= defect.relative * comparison.scale:
+            return defect
+    return None

@@ -1,0 +1,143 @@
+"""One recorded operation or custom Function, run again in torch on other inputs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from ..capture.recorder import NodeOrigin
+from ..capture.values import to_array
+from ..evidence import Array, NodeRecord, OpRecord, TensorRef
+from ..replay import Unexplained
+from ..replay.memory import is_differentiable
+from ..replay.segment import tensors_in
+from .decomposition import overload_of, torch_arguments, torch_tensor
+
+__all__ = ["Rerun", "rerun_of"]
+
+Rerun = Callable[[Mapping[int, Array], bool], "list[Array | None]"]
+"""Values by position of the gradient edge, and whether to compute in float64; gives one result per slot."""
+
+
+def rerun_of(node: NodeRecord, origin: NodeOrigin | None) -> Rerun:
+    """How to run the forward of a node again; without gradients, and with torch's random state left as it was.
+
+    Raises:
+        Unexplained: it cannot be.
+    """
+    if node.role == "op" and len(node.ops) == 1:
+        return _quietly(_operation(node, node.ops[0]))
+    if origin is not None and origin.function_class is not None:
+        return _quietly(_function(node, origin.function_class, origin.arguments))
+    raise Unexplained("its forward cannot be run again by itself")
+
+
+def _quietly(run: Rerun) -> Rerun:
+    def call(values: Mapping[int, Array], wide: bool) -> list[Array | None]:
+        with _disable_current_modes(), torch.no_grad(), torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                return run(values, wide)
+            except Exception as error:  # the forward is the user's, on values that it was not written for
+                raise Unexplained(
+                    f"its forward raised {type(error).__name__} when it was run again: {error}"
+                ) from error
+
+    return call
+
+
+def _widened(tensor: torch.Tensor, wide: bool) -> torch.Tensor:
+    if wide and tensor.is_floating_point():
+        return tensor.to(torch.float64)
+    if wide and tensor.is_complex():
+        return tensor.to(torch.complex128)
+    return tensor
+
+
+def _tensor(value: Array, like: torch.Tensor, wide: bool) -> torch.Tensor:
+    """The value as a tensor that looks at memory in the way of ``like``."""
+    result = _widened(like.clone(), wide)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result.copy_(torch.from_numpy(np.ascontiguousarray(value)))
+    return result
+
+
+def _operation(node: NodeRecord, op: OpRecord) -> Rerun:
+    overload = overload_of(op.name)
+    if overload is None:
+        raise Unexplained(f"{op.name} cannot be called again")
+    recorded = {id(ref): torch_tensor(ref) for ref in tensors_in((op.args, op.kwargs), TensorRef)}
+    places = [
+        _place(op, node.outputs[slot] if slot < len(node.outputs) else None)
+        for slot in range(len(node.outputs))
+    ]
+
+    def run(values: Mapping[int, Array], wide: bool) -> list[Array | None]:
+        moved = {id(node.inputs[position]): value for position, value in values.items()}
+        given = {
+            key: _tensor(moved[key], like, wide) if key in moved else _widened(like.clone(), wide)
+            for key, like in recorded.items()
+        }
+        args, kwargs = torch_arguments(overload, op.args, op.kwargs, given)
+        result = overload(*args, **kwargs)
+        flat: list[Any] = []
+        for item in result if isinstance(result, list | tuple) else (result,):
+            flat.extend(item if isinstance(item, list | tuple) else (item,))
+        found: list[Array | None] = []
+        for kind, number in places:
+            value = None
+            if kind == "output":
+                value = flat[number]
+            elif kind == "written":
+                value = given[id(op.written[number][0])]
+            found.append(to_array(value) if isinstance(value, torch.Tensor) else None)
+        return found
+
+    return run
+
+
+def _place(op: OpRecord, wanted: TensorRef | None) -> tuple[str, int]:
+    """Where the value of a slot comes out: as an output, or in an argument that is written."""
+    if wanted is None:
+        return "", 0
+    for number, ref in enumerate(tensors_in((op.outputs,), TensorRef)):
+        if ref is wanted or (ref.edge is not None and ref.edge == wanted.edge):
+            return "output", number
+    for number, (_, after) in enumerate(op.written):
+        if after is wanted or (after.edge is not None and after.edge == wanted.edge):
+            return "written", number
+    return "", 0
+
+
+def _function(node: NodeRecord, cls: Any, arguments: Sequence[Any] | None) -> Rerun:
+    if arguments is None:
+        raise Unexplained("the arguments that its forward was called with are not known")
+    positions = [i for i, value in enumerate(arguments) if isinstance(value, TensorRef)]
+    if len(positions) != len(node.edges):
+        raise Unexplained(
+            "the tensors that its forward was called with do not match the gradients it returns"
+        )
+    recorded = {i: torch_tensor(arguments[i]) for i in positions}
+
+    def run(values: Mapping[int, Array], wide: bool) -> list[Array | None]:
+        call: list[Any] = list(arguments)
+        for edge, i in enumerate(positions):
+            like = recorded[i]
+            call[i] = _tensor(values[edge], like, wide) if edge in values else _widened(like.clone(), wide)
+        result = cls.apply(*call)
+        flat = result if isinstance(result, tuple) else (result,)
+        return [
+            to_array(value) if isinstance(value, torch.Tensor) and _matters(value) else None for value in flat
+        ]
+
+    return run
+
+
+def _matters(value: torch.Tensor) -> bool:
+    return is_differentiable(str(value.dtype).removeprefix("torch."))
