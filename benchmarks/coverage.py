@@ -67,7 +67,7 @@ class _Worker:
             "MKL_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         }
-        self.stderr = tempfile.TemporaryFile("w+")
+        self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed with the worker
         self.process = subprocess.Popen(
             [*arguments, "--quick"] if quick else arguments,
             stdin=subprocess.PIPE,
@@ -79,7 +79,8 @@ class _Worker:
 
     def ask(self, name: str) -> dict[str, Any] | None:
         """The result of one entry, or None when the worker died over it."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         try:
             self.process.stdin.write(name + "\n")
             self.process.stdin.flush()

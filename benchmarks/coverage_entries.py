@@ -119,14 +119,15 @@ def _op_runs(op: Any, most: int | None) -> Iterator[Run]:
     for number, sample in enumerate(op.sample_inputs("cpu", torch.float64, requires_grad=True)):
         if most is not None and number >= most:
             return
-        # torch's own gradient tests look at what this makes of the output: for a factorisation, which is defined
-        # up to signs or phases, a quantity that is not.
+        # torch's own gradient tests call the operation through this wrapper (which makes an input Hermitian where the
+        # operation means one) and look at what this makes of the output (for a factorisation, which is defined up to
+        # signs or phases, a quantity that is not).
         process = sample.output_process_fn_grad
 
         def function(*args: Any, _process: Callable[[Any], Any] = process, **kwargs: Any) -> Any:
-            return _process(op(*args, **kwargs))
+            return _process(op.gradcheck_wrapper(op, *args, **kwargs))
 
-        args, kwargs = (sample.input, *sample.args), sample.kwargs
+        args, kwargs = _fresh(((sample.input, *sample.args), sample.kwargs))
         yield Run(function, args, kwargs, _leaves((args, kwargs)))
 
 
@@ -150,9 +151,22 @@ def _module_runs(info: Any, training: bool, most: int | None) -> Iterator[Run]:
         done += 1
         module = info.module_cls(*sample.constructor_input.args, **sample.constructor_input.kwargs)
         module = module.to("cpu", torch.float64).train(training)
-        args, kwargs = sample.forward_input.args, sample.forward_input.kwargs
+        args, kwargs = _fresh((sample.forward_input.args, sample.forward_input.kwargs))
+        if isinstance(module, torch.nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
+            module(*args, **kwargs)
         leaves = {**dict(module.named_parameters()), **_leaves((args, kwargs))}
         yield Run(module, tuple(args), dict(kwargs), leaves, (module,), tuple(module.buffers()))
+
+
+def _fresh(tree: Any) -> Any:
+    """Leaves in place of tensors that were computed before the run, where nobody watched."""
+
+    def leaf(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.grad_fn is not None:
+            return value.detach().requires_grad_()
+        return value
+
+    return tree_map(leaf, tree)
 
 
 def _leaves(tree: Any) -> dict[str, torch.Tensor]:
@@ -294,14 +308,3 @@ def _numbers(testimony: Testimony) -> str:
     for more in (c.pattern, testimony.reason):
         text += f"; {more}" if more else ""
     return text
-
-
-def detached(tree: Any) -> Any:
-    """The same tree with fresh leaves in place of its floating tensors, which all want a gradient."""
-
-    def fresh(value: Any) -> Any:
-        if isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex()):
-            return value.detach().clone().requires_grad_()
-        return value
-
-    return tree_map(fresh, tree)

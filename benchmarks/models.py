@@ -120,8 +120,8 @@ def cases() -> list[Case]:
     """Every case, small to large."""
     return [
         *(mlp_case(parameters) for parameters in (1000, 10_000, 100_000, 1_000_000)),
-        Case("CNN", lambda: _made(CNN, (8, 3, 32, 32))),
-        Case("TransformerEncoder, 2 layers", lambda: _made(_encoder, (4, 16, 64))),
-        Case("LSTM, 2 layers", lambda: _made(Recurrent, (8, 12, 32))),
-        Case("resnet18 at 2x3x32x32", _resnet18),
+        Case("small CNN", lambda: _made(CNN, (8, 3, 32, 32))),
+        Case("transformer encoder", lambda: _made(_encoder, (4, 16, 64))),
+        Case("LSTM", lambda: _made(Recurrent, (8, 12, 32))),
+        Case("resnet18", _resnet18),
     ]

@@ -15,6 +15,7 @@ from ._version import __version__
 from .assembly import assemble
 from .capture.drawing import draw_graph
 from .capture.inputs import prepare, resolve_inputs
+from .capture.quiet import quiet
 from .capture.state import preserved, rng_frozen, snapshot
 from .declare import declared_surrogates
 from .errors import ConfigurationError, ModelError
@@ -103,7 +104,7 @@ def check_gradients(
     clock = _Clock()
     model = model_or_function
     patterns = [wrt] if isinstance(wrt, str) else wrt
-    with preserved(model, inputs, kwargs) as start, declared_surrogates(surrogates):
+    with quiet(), preserved(model, inputs, kwargs) as start, declared_surrogates(surrogates):
         call = resolve_inputs(model, inputs, kwargs, seed)
         start.restore()
         prepared = prepare(call, model)

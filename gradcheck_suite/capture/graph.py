@@ -180,13 +180,15 @@ class GraphRecording:
         slots = max(len(received), 1 + max((s for k, s in values if k == key), default=-1)) if origin is None else len(received)
         record.outputs = tuple(values.get((key, slot)) for slot in range(slots))
         if origin is not None:
-            _fill_from_origin(record, origin)
+            _fill_from_origin(record, origin, values)
         else:
             record.inputs = tuple(None if e is None else values.get((e.node, e.slot)) for e in edges)
         return record
 
 
-def _fill_from_origin(record: NodeRecord, origin: NodeOrigin) -> None:
+def _fill_from_origin(
+    record: NodeRecord, origin: NodeOrigin, values: Mapping[tuple[int, int], TensorRef]
+) -> None:
     record.role = origin.role
     record.ops = tuple(origin.ops)
     record.function = origin.function
@@ -205,10 +207,12 @@ def _fill_from_origin(record: NodeRecord, origin: NodeOrigin) -> None:
         record.outputs = (origin.view,)
         record.inputs = (origin.base_after,)
         return
-    record.inputs = _match_inputs(record, origin)
+    record.inputs = _match_inputs(record, origin, values)
 
 
-def _match_inputs(record: NodeRecord, origin: NodeOrigin) -> tuple[TensorRef | None, ...]:
+def _match_inputs(
+    record: NodeRecord, origin: NodeOrigin, values: Mapping[tuple[int, int], TensorRef]
+) -> tuple[TensorRef | None, ...]:
     """For each gradient edge, the argument it belongs to.
 
     Autograd collects edges from the differentiable tensor arguments in schema order, so each edge belongs to the
@@ -242,6 +246,18 @@ def _match_inputs(record: NodeRecord, origin: NodeOrigin) -> tuple[TensorRef | N
                     found = ref
                     break
         result.append(found)
+    for position, edge in enumerate(record.edges):
+        if edge is not None and result[position] is None:
+            # A lazily conjugated or negated argument reaches the operation as a resolved copy without history.
+            unresolved = values.get((edge.node, edge.slot))
+            if unresolved is None:
+                continue
+            for index, ref in enumerate(candidates):
+                alike = (ref.shape, ref.dtype) == (unresolved.shape, unresolved.dtype)
+                if index not in taken and ref.edge is None and alike:
+                    taken.add(index)
+                    result[position] = ref
+                    break
     return tuple(result)
 
 

@@ -25,12 +25,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 from ..declare import surrogate_reason
 from ..evidence import FunctionCall, Location, OpRecord, TensorRef
 from .modules import ModuleStack
 from .sources import SourceFinder, function_line
+from .undisturbed import undisturbed
 from .values import CopyOnWrite, TensorValue, dtype_name
 
 __all__ = ["BackwardWrite", "NodeOrigin", "Recorder"]
@@ -122,6 +123,20 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
     def _should_skip_dynamo(cls) -> bool:
         # Wrapping the handler in dynamo's disable would import torch._dynamo (seconds) on the first operation.
         return False
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        """Leave, also where a mode that was entered later stays: a fixture's, say, that lives on after its set-up.
+
+        Torch leaves whatever mode is innermost. The later ones are therefore taken off and put back, by the base class's
+        methods: their own may do more (a FLOP counter prints its table when it is left).
+        """
+        modes = [m for m in _get_current_dispatch_mode_stack() if getattr(m, "_mode_key", None) is None]
+        later = modes[modes.index(self) + 1 :] if self in modes else []
+        for mode in reversed(later):
+            TorchDispatchMode.__exit__(mode, None, None, None)
+        super().__exit__(kind, error, trace)
+        for mode in later:
+            TorchDispatchMode.__enter__(mode)
 
     def __init__(
         self,
@@ -250,6 +265,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
             source=value,
             known=self._segment is None or storage in self._known or not strided or _owned_by_torch(tensor),
             edge=edge,
+            lazy=_lazy_bits(tensor),
         )
 
     def _record_value(self, value: Any, tensors: list[tuple[torch.Tensor, TensorRef]]) -> Any:
@@ -276,29 +292,29 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.broken is not None:
-            return _run(func, args, kwargs)
+            return undisturbed(func, args, kwargs)
         if types and any(t is not torch.Tensor and t is not torch.nn.Parameter for t in types):
             # A tensor subclass dispatches to itself; what it does inside arrives here again as plain operations.
             self.subclasses.update(t.__name__ for t in types)
-            return _run(func, args, kwargs)
+            return undisturbed(func, args, kwargs)
         traits = self._traits.get(func)
         if traits is None:
             traits = self._traits[func] = _read_traits(func)
         if self._in_backward and not torch.is_grad_enabled():
             if traits.writes or traits.writes_by_name:
                 self._protect_in_backward(traits, args, kwargs)
-            return _run(func, args, kwargs)
+            return undisturbed(func, args, kwargs)
         if not self._keep_operations and not self._matters(args, kwargs):
             # No node can come of it; all that matters when watching is what it overwrites.
             if traits.writes or traits.writes_by_name:
                 self._overwrite(traits, args, kwargs)
-            return _run(func, args, kwargs)
+            return undisturbed(func, args, kwargs)
         try:
             call = self._before(traits, args, kwargs)
         except Exception:  # a watched program must not fail because its watcher did
             self._give_up()
-            return _run(func, args, kwargs)
-        out = _run(func, args, kwargs)
+            return undisturbed(func, args, kwargs)
+        out = undisturbed(func, args, kwargs)
         try:
             self._after(call, out)
         except Exception:  # likewise
@@ -587,25 +603,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
         return NodeOrigin("view-of-written", ops, base_after=base, view=view)
 
 
-def _run(func: Any, args: Any, kwargs: Any) -> Any:
-    """The operation as it runs without a mode.
-
-    Inside a mode's handler torch leaves out its handling of lazy conjugation, and a kernel that multiplies by a conjugate
-    transpose of its own (``linalg_pinv``, ``linalg_polar``) then gets complex results wrong.
-    """
-    if not any(isinstance(a, torch.Tensor) and a.is_complex() for a in args):
-        return func(*args, **kwargs)
-    exclude = torch._C._dispatch_tls_local_exclude_set()
-    for key in (torch._C.DispatchKey.Conjugate, torch._C.DispatchKey.Negative):
-        exclude = exclude.remove(key)
-    with torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), exclude):
-        return func(*args, **kwargs)
-
-
 def _geometry(tensor: torch.Tensor) -> Any:
     if tensor.layout is not torch.strided:
         return id(tensor)
-    return tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype
+    return tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype, _lazy_bits(tensor)
+
+
+def _lazy_bits(tensor: torch.Tensor) -> str:
+    return ("conj" if tensor.is_conj() else "") + ("neg" if tensor.is_neg() else "")
 
 
 def _owned_by_torch(tensor: torch.Tensor) -> bool:

@@ -8,6 +8,7 @@ import types
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -215,6 +216,9 @@ class _TensorRecord:
 
 
 def _restore_mapping(mapping: dict[Any, Any], saved: dict[Any, Any]) -> None:
+    if len(mapping) == len(saved) and all(map(is_, mapping, saved)):
+        if all(map(is_, mapping.values(), saved.values())):
+            return
     for key in [key for key in mapping if key not in saved]:
         del mapping[key]
     for key, value in saved.items():

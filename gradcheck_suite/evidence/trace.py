@@ -64,6 +64,7 @@ class TensorRef:
         known: False when nothing in the recording (op, input, parameter, earlier memory) explains where its
             contents come from, as for ``torch.from_numpy`` of an array made in between.
         edge: the gradient edge (node key, slot) that autograd holds for it, or None; leaves have negative keys.
+        lazy: ``"conj"``, ``"neg"`` or both: memory is to be read conjugated or negated (torch's lazy bits).
     """
 
     storage: int
@@ -77,6 +78,7 @@ class TensorRef:
     source: ArraySource
     known: bool = True
     edge: tuple[int, int] | None = None
+    lazy: str = ""
 
     @property
     def geometry(self) -> tuple[tuple[int, ...], tuple[int, ...], int]:

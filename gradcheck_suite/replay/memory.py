@@ -9,6 +9,7 @@ are stale windows read again from memory (a gather), and only a write through a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,13 +40,14 @@ def _value(array: Array) -> Any:
 class _Cell:
     """The contents of one memory: the value seen through the window ``geometry``, plus windows that agree with it."""
 
-    __slots__ = ("extent", "geometry", "master", "windows")
+    __slots__ = ("extent", "geometry", "lazy", "master", "windows")
 
     def __init__(self, master: Any, geometry: Geometry) -> None:
         self.master = master
         self.geometry = geometry
         self.extent = _extent(geometry)
         self.windows: dict[Geometry, Any] = {geometry: master}
+        self.lazy: dict[tuple[Geometry, str], Any] = {}
 
 
 def _extent(geometry: Geometry) -> int:
@@ -84,7 +86,11 @@ class Memory:
     def bind(self, ref: TensorRef, value: Any) -> None:
         """Say what a window holds, without changing what other windows of the same memory hold."""
         cell = self._cells.get(ref.storage)
-        if cell is None:
+        if ref.lazy:
+            if cell is None:
+                cell = self._cells[ref.storage] = _Cell(_apply_lazy(value, ref.lazy), ref.geometry)
+            cell.lazy[ref.geometry, ref.lazy] = value
+        elif cell is None:
             self._cells[ref.storage] = _Cell(value, ref.geometry)
         else:
             cell.windows[ref.geometry] = value
@@ -93,6 +99,15 @@ class Memory:
         """The engine value of a window: a Tensor for floating dtypes, an ndarray otherwise."""
         if not ref.strides and ref.shape:  # sparse: no memory that could be shared
             return self._recorded(ref)
+        if ref.lazy:
+            known = self._cells.get(ref.storage)
+            if known is None or not isinstance(known.master, Tensor):
+                return self._recorded(ref)
+            value = known.lazy.get((ref.geometry, ref.lazy))
+            if value is None:
+                value = _apply_lazy(self.read(replace(ref, lazy="")), ref.lazy)
+                known.lazy[ref.geometry, ref.lazy] = value
+            return value
         cell = self._cells.get(ref.storage)
         if cell is None:
             value = self._recorded(ref)
@@ -111,6 +126,8 @@ class Memory:
 
     def write(self, ref: TensorRef, value: Any) -> None:
         """Overwrite a window; every other window of this memory is stale from here on."""
+        if ref.lazy:
+            ref, value = replace(ref, lazy=""), _apply_lazy(value, ref.lazy)
         cell = self._cells.get(ref.storage)
         extent = _extent(ref.geometry)
         covers = _memory_order(ref.geometry) is not None and (cell is None or extent >= cell.extent)
@@ -159,6 +176,15 @@ class Memory:
             inverse = tuple(int(i) for i in np.argsort(order))
             return e.transpose(moved, axes=inverse) if inverse != tuple(range(len(inverse))) else moved
         return e.as_strided(flat, shape=shape, strides=strides, offset=offset)
+
+
+def _apply_lazy(value: Any, bits: str) -> Any:
+    """Conjugate or negate; its own inverse."""
+    if not isinstance(value, Tensor):
+        return value
+    if "conj" in bits:
+        value = e.conj(value)
+    return e.negative(value) if "neg" in bits else value
 
 
 def _kind(dtype: str) -> str:

@@ -9,6 +9,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +22,7 @@ from .._version import __version__
 from ..assembly import collect_unverified, merge, node_findings, sum_findings
 from ..capture.graph import GraphRecording
 from ..capture.modules import ModuleStack
+from ..capture.quiet import is_quiet
 from ..capture.recorder import Recorder
 from ..compare.blame import Arrival, arrivals
 from ..evidence import Finding, GradientVerdict, NodeVerdict, Outcome, Report, Testimony, Unverified
@@ -34,6 +36,7 @@ __all__ = ["Session", "watch"]
 
 _ = _formats
 _MOST_NODES = 2_000
+_INNERMOST: ContextVar[Session | None] = ContextVar("gradcheck_innermost_session", default=None)
 _PATCHED = ("torch.autograd", "torch.autograd.graph")
 
 
@@ -92,6 +95,8 @@ class Session:
         self._thread = threading.get_ident()
         self._started = time.perf_counter()
         stack = ExitStack()
+        stack.callback(_INNERMOST.set, _INNERMOST.get())
+        _INNERMOST.set(self)
         try:
             stack.enter_context(self._modules.observing())
             recorder = Recorder(self._modules, keep_operations=False, forgiving=True)
@@ -134,7 +139,9 @@ class Session:
 
     def _observed(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def run_backward(outputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() != self._thread or self._recorder is None:
+            foreign = threading.get_ident() != self._thread or self._recorder is None
+            # A session inside this one looks at its own part, and a check at what it runs itself.
+            if foreign or is_quiet() or _INNERMOST.get() is not self:
                 return original(outputs, *args, **kwargs)
             return self._backward(original, outputs, args, kwargs)
 

@@ -7,7 +7,7 @@ import math
 import time
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..capture.inputs import PreparedCall
 from ..capture.outputs import describe, output_tensors
 from ..capture.precision import WIDER, Additions, InFloat64, PrecisionProbe
 from ..capture.state import Snapshot
+from ..capture.stops import StopGradients
 from .direction import Direction, aligned, flat, norm, put
 
 __all__ = ["DOUBLE", "SINGLE", "Abstain", "Precision", "Twin", "World", "build", "copied", "settle"]
@@ -72,7 +73,7 @@ class World:
     outputs: list[Tensor] = field(default_factory=list)
     gradients: dict[str, Tensor] = field(default_factory=dict)
     norms: dict[str, float] = field(default_factory=dict)
-    watching: AbstractContextManager[Any] | None = None
+    stops: StopGradients | None = None
     unusable: list[str] = field(default_factory=list)
     noise: float = 0.0
     seconds: float = 0.0
@@ -132,7 +133,12 @@ class World:
         """Outputs with the leaves moved by ``step * direction``; None where the function is not defined."""
         self.place(direction, step)
         try:
-            return [output.detach() for output in self.run()]
+            if self.stops is not None and self.stops.reads_arrays:
+                with self.stops.passing():
+                    self.run()
+                self.place(direction, step)
+            with nullcontext() if self.stops is None else self.stops.holding():
+                return [output.detach() for output in self.run()]
         except Abstain:
             return None
         except (
@@ -248,6 +254,14 @@ class World:
         return any(
             g is not None and bool((g.abs() * lost).any()) for g, (_, lost) in zip(gradients, additions.found)
         )
+
+    def record_stops(self) -> StopGradients:
+        """What leaves the graph at the base point; the caller chooses what of it to hold."""
+        self.place()
+        stops = StopGradients()
+        with stops.recording():
+            self.run()
+        return stops
 
     def displace(self, seed: int) -> None:
         """Move the base point a little, off a kink that it lies on."""

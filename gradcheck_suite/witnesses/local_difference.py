@@ -1,9 +1,9 @@
 """The local numerical derivative of one operation or custom Function: it is run again on moved inputs.
 
-For what the engine cannot look into: an operation without a meaning and without a decomposition, a forward in NumPy or
-C++. Central differences on a ladder of step sizes, extrapolated (Richardson), every estimate with its error; along every
-element where the inputs are few, otherwise along random signed directions. What its own error bars do not support it
-does not say: such elements are left open.
+For what the engine cannot look into: an operation without a meaning and without a decomposition, a forward in NumPy
+or C++. Central differences on a ladder of step sizes, extrapolated (Richardson), every estimate with its error; along
+every element where the inputs are few, otherwise along random signed directions. What its own error bars do not support
+it does not say: such elements are left open.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ __all__ = ["numerical_gradients"]
 
 MOST_ELEMENTS = 64
 DIRECTIONS = 8
-# Powers of ten of the step, relative to the size of the input: down to the small ones only as long as that helps, which it
-# does where one of many elements is near a kink.
+# Powers of ten of the step, relative to the size of the input: down to the small ones only as long as that helps, which
+# it does where one of many elements is near a kink.
 LADDER = (-1.5, -2.0, -2.5, -3.0, -3.5, -4.0, -4.5, -5.0, -5.5, -6.0)
 SHARP = 1e-8
 # An estimate speaks only when what it would let pass is at most this share of the gradient.
@@ -218,7 +218,7 @@ def _join(values: Array, base: Array, *, together: bool = False) -> Array:
 def _random_directions(base: Array, rng: np.random.Generator) -> Array:
     """Random signs with random magnitudes, so that no two elements can cancel in all of them."""
     shape = (DIRECTIONS, *base.shape)
-    chosen = rng.choice([-1.0, 1.0], shape) * rng.uniform(0.5, 1.5, shape)
+    chosen: Array = rng.choice([-1.0, 1.0], shape) * rng.uniform(0.5, 1.5, shape)
     if base.dtype.kind == "c":
         chosen = chosen + 1j * rng.choice([-1.0, 1.0], shape) * rng.uniform(0.5, 1.5, shape)
     return np.asarray(chosen)

@@ -192,6 +192,14 @@ def _overlaps(x: Tensor) -> bool:
     return places.unique().numel() < places.numel()
 
 
+def _same_memory(x: Tensor, y: Tensor) -> bool:
+    return x.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()
+
+
+def _same_window(x: Tensor, y: Tensor) -> bool:
+    return (x.shape, x.stride(), x.storage_offset()) == (y.shape, y.stride(), y.storage_offset())
+
+
 def run_program(program: Sequence[Instruction], x: Tensor) -> Tensor:
     """The scalar that the program computes from its input: every register takes part in it."""
     registers: Registers = [x, x * 1.25]
@@ -204,7 +212,11 @@ def run_program(program: Sequence[Instruction], x: Tensor) -> Tensor:
         elif step.name in VALUES:
             registers.append(VALUES[step.name](registers[a], registers[b], step.p, step.q))
         elif not _overlaps(registers[a]):
-            WRITES[step.name](registers[a], registers[b], step.p, step.q)
+            target, other = registers[a], registers[b]
+            if _same_memory(target, other) and not _same_window(target, other):
+                # What a write from a partly overlapping window does, torch leaves undefined.
+                other = other.clone()
+            WRITES[step.name](target, other, step.p, step.q)
     total = registers[0].sum()
     for number, register in enumerate(registers[1:]):
         weights = torch.linspace(0.5, 1.5 + number, max(register.numel(), 1), dtype=x.dtype)[: register.numel()]

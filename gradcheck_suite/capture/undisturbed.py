@@ -1,0 +1,26 @@
+"""An operation called from within a dispatch mode's handler, with the result it has without a mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+__all__ = ["undisturbed"]
+
+
+def undisturbed(func: Any, args: Any, kwargs: Any) -> Any:
+    """Call the operation as it runs without a mode.
+
+    Inside a handler torch leaves out its handling of lazy conjugation, and a kernel that multiplies by a conjugate
+    transpose of its own (``linalg_pinv``, ``linalg_polar``) then gets complex results wrong. The handling is put back,
+    except for arguments that are lazily conjugated themselves: those are in the middle of being resolved.
+    """
+    tensors = [a for a in args if isinstance(a, torch.Tensor)]
+    if not any(t.is_complex() for t in tensors) or any(t.is_conj() or t.is_neg() for t in tensors):
+        return func(*args, **kwargs)
+    exclude = torch._C._dispatch_tls_local_exclude_set()
+    for key in (torch._C.DispatchKey.Conjugate, torch._C.DispatchKey.Negative):
+        exclude = exclude.remove(key)
+    with torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), exclude):
+        return func(*args, **kwargs)
