@@ -125,7 +125,7 @@ def _op_runs(op: Any, most: int | None) -> Iterator[Run]:
         process = sample.output_process_fn_grad
 
         def function(*args: Any, _process: Callable[[Any], Any] = process, **kwargs: Any) -> Any:
-            return _process(op.gradcheck_wrapper(op, *args, **kwargs))
+            return _process(op.gradcheck_wrapper(op.get_op(), *args, **kwargs))
 
         args, kwargs = _fresh(((sample.input, *sample.args), sample.kwargs))
         yield Run(function, args, kwargs, _leaves((args, kwargs)))

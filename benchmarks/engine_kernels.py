@@ -1,15 +1,18 @@
 """How fast the engine's kernels are, value and VJP together, next to torch's float64 CPU kernels.
 
-    python -m benchmarks.engine_kernels [--quick] [--threads N]
+    python -m benchmarks.engine_kernels [--quick] [--threads N] [--only NAME]
 
-One row per operation and shape: milliseconds for forward plus backward with every gradient, the best of several
-runs, and the ratio. The last line is one JSON object.
+One row per operation and shape: milliseconds for forward plus backward with every gradient, medians of runs in
+which the two libraries take turns, and the ratio. The last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -197,16 +200,29 @@ def torch_run(case: Case) -> Run:
     return run
 
 
-def milliseconds(run: Run, budget: float) -> float:
-    """Best of the runs that fit into ``budget`` seconds, at least two after a first one to warm up."""
-    run()
-    best, spent, count = np.inf, 0.0, 0
-    while count < 2 or spent < budget:
-        start = time.perf_counter()
+def milliseconds(runs: tuple[Run, Run], budget: float, clock: Callable[[], float]) -> tuple[float, float]:
+    """Medians of runs that take turns until ``budget`` seconds are spent, at least five each after warming up.
+
+    Taking turns lets whatever else the machine does fall on both alike.
+    """
+    for run in runs:
         run()
-        took = time.perf_counter() - start
-        best, spent, count = min(best, took), spent + took, count + 1
-    return float(best * 1e3)
+    took: tuple[list[float], list[float]] = ([], [])
+    begun = time.perf_counter()
+    while len(took[0]) < 5 or time.perf_counter() - begun < budget:
+        for run, times in zip(runs, took):
+            start = clock()
+            run()
+            times.append(clock() - start)
+    return statistics.median(took[0]) * 1e3, statistics.median(took[1]) * 1e3
+
+
+def restart_with_threads(threads: int) -> None:
+    """Start this program again with the number of threads in the environment, where NumPy's BLAS reads it."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    if any(os.environ.get(name) != str(threads) for name in names):
+        os.environ.update(dict.fromkeys(names, str(threads)))
+        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.engine_kernels", *sys.argv[1:]])
 
 
 def main() -> None:
@@ -215,18 +231,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="fewer shapes, under a minute on two cores")
-    parser.add_argument(
-        "--threads", type=int, default=1, help="threads of torch; set OMP_NUM_THREADS for NumPy"
-    )
+    parser.add_argument("--threads", type=int, default=1, help="threads of both libraries")
+    parser.add_argument("--only", default="", help="only the operations whose name contains this")
     options = parser.parse_args()
+    restart_with_threads(options.threads)
     torch.set_num_threads(options.threads)
-    budget = 0.2 if options.quick else 0.6
+    # Processor time forgets the waiting for other programs, but counts every thread.
+    clock = time.process_time if options.threads == 1 else time.perf_counter
+    budget = 1.0 if options.quick else 3.0
     rows: list[dict[str, Any]] = []
     print(f"{'operation':<20} {'shape':<46} {'engine ms':>10} {'torch ms':>10} {'ratio':>6}")
     for case in cases():
-        if options.quick and not case.quick:
+        if (options.quick and not case.quick) or options.only not in case.name:
             continue
-        mine, theirs = milliseconds(engine_run(case), budget), milliseconds(torch_run(case), budget)
+        mine, theirs = milliseconds((engine_run(case), torch_run(case)), budget, clock)
         rows.append(
             {
                 "operation": case.name,
@@ -236,11 +254,22 @@ def main() -> None:
                 "ratio": round(mine / theirs, 3),
             }
         )
-        print(f"{case.name:<20} {case.shape:<46} {mine:>10.2f} {theirs:>10.2f} {mine / theirs:>6.2f}")
-    geometric = float(np.exp(np.mean([np.log(row["ratio"]) for row in rows])))
-    print(f"geometric mean of engine / torch: {geometric:.2f}")
+        print(
+            f"{case.name:<20} {case.shape:<46} {mine:>10.2f} {theirs:>10.2f} {mine / theirs:>6.2f}", flush=True
+        )
+    geometric = statistics.geometric_mean(row["ratio"] for row in rows)
+    worst = max(rows, key=lambda row: row["ratio"])
+    print(f"engine / torch: geometric mean {geometric:.2f}, worst {worst['ratio']:.2f} ({worst['operation']})")
     print(
-        json.dumps({"benchmark": "engine_kernels", "geometric_mean_ratio": round(geometric, 3), "rows": rows})
+        json.dumps(
+            {
+                "benchmark": "engine_kernels",
+                "threads": options.threads,
+                "geometric_mean_ratio": round(geometric, 3),
+                "worst_ratio": worst["ratio"],
+                "rows": rows,
+            }
+        )
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from .capture.recorder import BackwardWrite
 from .compare.blame import Arrival, arrivals
-from .compare.cuts import find_cuts
+from .compare.cuts import find_cuts, module_at
 from .compare.known_defects import known_defect
 from .evidence import (
     Array,
@@ -41,7 +41,7 @@ from .witnesses.finite_difference import FiniteDifferenceResult
 from .witnesses.replay import ReplayTestimony
 from .witnesses.torch_reverse import ReverseRun
 
-__all__ = ["assemble", "collect_unverified", "node_findings", "sum_findings"]
+__all__ = ["assemble", "collect_unverified", "merge", "node_findings", "split_hooked", "sum_findings"]
 
 Checked = Mapping[int, tuple[NodeVerdict, EdgeOutcomes]]
 Sums = Mapping[tuple[int, int], Testimony]
@@ -66,20 +66,24 @@ def assemble(
     """Build the report of one check; see :class:`~gradcheck_suite.evidence.Report` for the parts."""
     trace = run.trace
     edges = {key: outcomes for key, (_, outcomes) in checked.items()}
-    plain_sums, hooked = _split_hooked(sums, run.hooked, trace)
+    plain_sums, hooked = split_hooked(sums, run.hooked)
     arrived = arrivals(trace, edges, {**plain_sums, **hooked})
     gradients = _gradient_verdicts(run, parameters, arrived, {**plain_sums, **hooked}, replay, difference)
     findings = [*node_findings(trace, checked), *sum_findings(trace, plain_sums, run.recorder.backward_writes)]
     findings.extend(NanGradient.from_trace(trace))
     findings.extend(repetition)
     unverified = collect_unverified(checked, hooked, replay)
-    if not findings:
+    # A hook that changes a gradient on purpose, or a node already found wrong, explains a difference of the whole.
+    if not has_errors(findings) and not any(t.outcome is not Outcome.AGREE for t in hooked.values()):
         findings.extend(difference_findings(difference, trace, unverified))
     unverified.extend(
         Unverified(t.subject, f"finite differences: {t.reason}")
         for t in difference.testimonies
         if t.outcome is Outcome.INCONCLUSIVE
     )
+    if run.inner:
+        reason = "re-entrant checkpointing computes it in a backward of its own, which was not recorded"
+        unverified.append(Unverified(f"gradient of {', '.join(run.inner[:4])}", reason, len(run.inner)))
     unused = [name for name in run.unreached if name in parameters]
     findings.extend(UnusedParameter.from_names(unused, {name: parameters[name].numel() for name in unused}))
     findings.extend(UnverifiedRule.from_entries(unverified))
@@ -182,19 +186,21 @@ def difference_findings(
     difference: FiniteDifferenceResult, trace: Trace, unverified: Sequence[Unverified]
 ) -> list[Finding]:
     """What finite differences of the whole function say where no single node was found wrong."""
+    findings = [
+        DetachedGraph.from_stop(cut.kind, difference.stopped, cut.location, module=module_at(trace, cut.location))
+        for cut in difference.stops
+    ]
     wrong = [t for t in difference.testimonies if t.outcome is Outcome.DISAGREE]
     if not wrong:
-        return []
-    if unverified:
+        return findings
+    if unverified and not difference.cuts:
         return [GradientMismatch.from_model(wrong[0], suspects=tuple(u.subject for u in unverified[:4]))]
-    cuts = find_cuts(trace)
-    first = cuts[0] if cuts else None
-    finding = DetachedGraph.from_difference(
-        wrong[0], difference.disagreeing, first.location if first else None, module=first.module if first else ""
-    )
-    if cuts and all(cut.deliberate for cut in cuts):
-        return [replace(finding, severity=Severity.NOTE)]
-    return [finding]
+    cuts = difference.cuts or tuple(cut for cut in find_cuts(trace) if not cut.deliberate)[:1]
+    lines = [(cut.location, cut.module or module_at(trace, cut.location)) for cut in cuts] or [(None, "")]
+    return findings + [
+        DetachedGraph.from_difference(wrong[0], difference.disagreeing, location, module=module)
+        for location, module in lines
+    ]
 
 
 def collect_unverified(checked: Checked, hooked: Sums, replay: ReplayTestimony | None) -> list[Unverified]:
@@ -213,8 +219,8 @@ def collect_unverified(checked: Checked, hooked: Sums, replay: ReplayTestimony |
     return [Unverified(subject, reason, count) for (subject, reason), count in grouped.items()]
 
 
-def _split_hooked(
-    sums: Sums, hooked: set[tuple[int, int]], trace: Trace
+def split_hooked(
+    sums: Sums, hooked: set[tuple[int, int]]
 ) -> tuple[dict[tuple[int, int], Testimony], dict[tuple[int, int], Testimony]]:
     """Sums at tensors with a user's hook are not judged: the hook may change the gradient on purpose."""
     plain: dict[tuple[int, int], Testimony] = {}
@@ -258,6 +264,9 @@ def _gradient_verdicts(
         if name in difference.disagreeing and outcome is not Outcome.DISAGREE:
             outcome = Outcome.DISAGREE
             reason = "the output depends on it in a way that autograd does not see"
+        elif name in difference.stopped and outcome is Outcome.AGREE:
+            lines = ", ".join(str(cut.location) for cut in difference.stops if cut.location is not None)
+            reason = f"verified with a deliberate stop-gradient held constant{f' ({lines})' if lines else ''}"
         gradient = trace.leaf_gradients.get(name)
         scale = _scale(None if gradient is None else gradient.array())
         if outcome is Outcome.AGREE and not np.isfinite(scale):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,11 @@ from . import report as _formats  # announces the output formats to Report.save 
 from ._version import __version__
 from .assembly import assemble
 from .capture.drawing import draw_graph
-from .capture.inputs import prepare, resolve_inputs
+from .capture.inputs import PreparedCall, ResolvedCall, prepare, resolve_inputs
 from .capture.quiet import quiet
 from .capture.state import preserved, rng_frozen, snapshot
 from .declare import declared_surrogates
-from .errors import ConfigurationError, ModelError
+from .errors import ConfigurationError, GradcheckError, ModelError
 from .evidence import Report
 from .rules.nondeterministic import Nondeterministic
 from .replay.operations import further_meanings
@@ -28,7 +29,7 @@ from .witnesses.fallback import fallback_for
 from .witnesses.finite_difference import finite_difference
 from .witnesses.repetition import find_difference
 from .witnesses.replay import check_replay
-from .witnesses.torch_reverse import record_reverse
+from .witnesses.torch_reverse import ReverseRun, record_reverse
 
 __all__ = ["check_gradients"]
 
@@ -106,29 +107,49 @@ def check_gradients(
     patterns = [wrt] if isinstance(wrt, str) else wrt
     with quiet(), preserved(model, inputs, kwargs) as start, declared_surrogates(surrogates):
         call = resolve_inputs(model, inputs, kwargs, seed)
-        start.restore()
+        start.restore(quick=True)
         prepared = prepare(call, model)
         parameters, buffers, modules = _tensors_of(model)
-        named = {**parameters, **prepared.leaves}
-        given = snapshot(None, prepared.args, prepared.kwargs)
-
-        def restore() -> None:
-            start.restore()
-            given.restore()
-
         clock.lap("inputs")
-        with rng_frozen(seed):
-            run = record_reverse(
-                model,
-                prepared.args,
-                prepared.kwargs,
-                named_leaves=named,
-                buffers=buffers,
-                modules=modules,
-                loss=loss,
-                wrt=patterns,
-                seed=seed,
-            )
+
+        def recorded(prepared: PreparedCall) -> tuple[ReverseRun, Callable[[], None]]:
+            """The run, and what puts the model and the inputs back to before it."""
+            given = snapshot(None, prepared.args, prepared.kwargs)
+            learnt = False
+
+            def restore() -> None:
+                # The first one learns what the forward writes to behind version counters.
+                nonlocal learnt
+                start.restore(quick=learnt)
+                given.restore(quick=learnt)
+                learnt = True
+
+            with rng_frozen(seed):
+                run = record_reverse(
+                    model,
+                    prepared.args,
+                    prepared.kwargs,
+                    named_leaves={**parameters, **prepared.leaves},
+                    buffers=buffers,
+                    modules=modules,
+                    loss=loss,
+                    wrt=patterns,
+                    seed=seed,
+                )
+            return run, restore
+
+        try:
+            run, restore = recorded(prepared)
+        except ModelError as error:
+            untracked = _untracked(call, prepared, model, parameters, patterns, error)
+            if untracked is None:
+                raise
+            start.restore()
+            try:
+                run, restore = recorded(untracked)
+            except GradcheckError:
+                raise error from error.__cause__
+            prepared = untracked
         clock.lap("recording")
         trace = run.trace
         decompositions = Decompositions()
@@ -187,6 +208,26 @@ def check_gradients(
             ignore=tuple(ignore),
         )
     return report
+
+
+def _untracked(
+    call: ResolvedCall,
+    prepared: PreparedCall,
+    model: Callable[..., Any],
+    parameters: Mapping[str, torch.Tensor],
+    patterns: Sequence[str] | None,
+    error: ModelError,
+) -> PreparedCall | None:
+    """The call with inputs that require no grad, for models that raise when they do; None where it is no way out."""
+    asked = any(tensor.requires_grad for _, tensor in call.named_tensors())
+    if not prepared.leaves or asked or patterns is not None or not any(p.requires_grad for p in parameters.values()):
+        return None
+    cause = error.__cause__
+    told = str(cause).strip().splitlines()[:1] if cause is not None else []
+    why = f"{type(cause).__name__}: {told[0][:200]}" if told else type(error).__name__
+    without = prepare(call, model, track=False)
+    note = f"only parameters were checked: the model raises when its inputs require grad ({why})"
+    return replace(without, notes=(*without.notes, note))
 
 
 def _refuse_unknown(

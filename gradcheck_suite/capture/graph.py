@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import combinations
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..evidence import Edge, NodeRecord, OpRecord, Root, TensorRef, Trace
-from .recorder import NodeOrigin, Recorder
+from .recorder import NodeOrigin, Recorder, UnrecordableError
 from .values import TensorValue
 
 __all__ = ["GraphRecording", "walk"]
@@ -45,6 +47,7 @@ class GraphRecording:
         self._outputs = outputs
         self.nodes: list[Any] = walk([o.grad_fn for o in outputs])
         self.by_key: dict[int, Any] = {recorder.node_key(node): node for node in self.nodes}
+        self.refused: UnrecordableError | None = None
         self._received: dict[int, tuple[TensorValue | None, ...]] = {}
         self._returned: dict[int, tuple[TensorValue | None, ...]] = {}
 
@@ -56,13 +59,15 @@ class GraphRecording:
 
         def before(key: int) -> Any:
             def hook(cotangents: Sequence[torch.Tensor | None]) -> None:
-                self._received[key] = tuple(None if c is None else recorder.hold(c) for c in cotangents)
+                if recorder.observed_by[-1] is not self:
+                    return  # another backward runs inside this one (re-entrant checkpointing) and shares the leaf
+                self._received[key] = self._hold(cotangents)
 
             return hook
 
         def after(key: int) -> Any:
             def hook(gradients: Sequence[torch.Tensor | None], _: Any) -> None:
-                self._returned[key] = tuple(None if g is None else recorder.hold(g) for g in gradients)
+                self._returned[key] = self._hold(gradients)
 
             return hook
 
@@ -71,11 +76,23 @@ class GraphRecording:
                 handles.append(node.register_prehook(before(key)))
                 if key > 0:
                     handles.append(node.register_hook(after(key)))
-            with recorder.backward_phase():
-                yield
+            recorder.observed_by.append(self)
+            try:
+                with recorder.backward_phase():
+                    yield
+            finally:
+                recorder.observed_by.pop()
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _hold(self, tensors: Sequence[torch.Tensor | None]) -> tuple[TensorValue | None, ...]:
+        try:
+            return tuple(None if t is None else self._recorder.hold(t) for t in tensors)
+        except UnrecordableError as error:
+            # Not here, in the middle of somebody's backward.
+            self.refused = error
+            return (None,) * len(tensors)
 
     def trace(
         self,
@@ -83,6 +100,7 @@ class GraphRecording:
         leaf_names: Mapping[int, str],
         leaf_gradients: Mapping[str, torch.Tensor | None],
         leaf_values: Mapping[str, TensorRef],
+        targets: Sequence[Any] | None = None,
     ) -> Trace:
         """Join the observation with the recorded operations.
 
@@ -91,12 +109,20 @@ class GraphRecording:
             leaf_names: name by leaf key.
             leaf_gradients: what torch returned, by leaf name.
             leaf_values: the leaf's value when the forward began, by name.
+            targets: the tensors (or graph edges) whose gradients alone were asked for; None for all leaves. torch leaves
+                out gradients that lead to none of them.
         """
+        if self.refused is not None:
+            raise self.refused
         recorder = self._recorder
+        needed = None if targets is None else self._leading_to(targets)
         values = self._values_by_edge()
         nodes: dict[int, NodeRecord] = {}
         for key, node in self.by_key.items():
             nodes[key] = self._node_record(key, node, values, leaf_names)
+        if needed is not None:
+            for record in nodes.values():
+                record.edges = tuple(e if e is not None and e.node in needed else None for e in record.edges)
         roots = []
         for output, cotangent in zip(self._outputs, cotangents):
             node = output.grad_fn
@@ -114,6 +140,26 @@ class GraphRecording:
             leaf_gradients={n: None if g is None else recorder.hold(g) for n, g in leaf_gradients.items()},
             leaf_values=dict(leaf_values),
         )
+
+    def _leading_to(self, targets: Sequence[Any]) -> set[int]:
+        """Keys of the nodes from which a path leads to one of the targets."""
+        recorder = self._recorder
+        sources: dict[int, list[int]] = {}
+        for key, node in self.by_key.items():
+            for parent, _ in node.next_functions:
+                if parent is not None:
+                    sources.setdefault(recorder.node_key(parent), []).append(key)
+        waiting = []
+        for target in targets:
+            node = target.grad_fn if isinstance(target, torch.Tensor) else target.node
+            waiting.append(recorder.leaf_key(target) if node is None else recorder.node_key(node))
+        needed: set[int] = set()
+        while waiting:
+            key = waiting.pop()
+            if key not in needed:
+                needed.add(key)
+                waiting.extend(sources.get(key, ()))
+        return needed
 
     def _values_by_edge(self) -> dict[tuple[int, int], TensorRef]:
         """The value each node produced at each slot, from whoever produced or consumed it."""
@@ -197,8 +243,9 @@ def _fill_from_origin(
         record.module = first.module
         record.sequence = first.index
         record.location = first.location
-    if origin.function is not None and origin.function.location is not None:
-        record.location = origin.function.location
+    if origin.function is not None:
+        record.location = origin.function.location or record.location
+        origin.function.shared_memory = _shared_memory(record.name, origin)
     if origin.role == "write-through-view":
         record.base = origin.base_before
         record.outputs = (origin.base_after,)
@@ -208,6 +255,34 @@ def _fill_from_origin(
         record.inputs = (origin.base_after,)
         return
     record.inputs = _match_inputs(record, origin, values)
+
+
+def _shared_memory(name: str, origin: NodeOrigin) -> str:
+    """Which inputs of a custom Function cannot be told apart inside its forward, where nothing is tracked, or "".
+
+    ``Product.apply(x, x.detach())`` reads one window twice, and only one of the reads carries a gradient.
+    """
+    inputs: dict[Any, TensorRef] = {}
+    for ref in _refs(origin.arguments or ()):
+        inputs.setdefault((ref.edge, ref.storage, ref.geometry), ref)
+    for one, other in combinations(inputs.values(), 2):
+        if one.storage == other.storage and (one.edge or other.edge) and _overlap(one, other):
+            return (
+                f"two inputs of {name}, {one.describe()} and {other.describe()}, look at the same memory with "
+                "different histories"
+            )
+    return ""
+
+
+def _overlap(one: TensorRef, other: TensorRef) -> bool:
+    """Whether two windows of one memory have an element in common."""
+    reach = [r.offset + sum((n - 1) * s for n, s in zip(r.shape, r.strides)) + 1 for r in (one, other)]
+    ground = np.empty(max(reach), np.int8)  # never touched: only its addresses are looked at
+    windows = [np.lib.stride_tricks.as_strided(ground[r.offset :], r.shape, r.strides) for r in (one, other)]
+    try:
+        return np.shares_memory(*windows, max_work=10_000)
+    except np.exceptions.TooHardError:
+        return True
 
 
 def _match_inputs(

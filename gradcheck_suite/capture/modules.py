@@ -14,6 +14,8 @@ from torch.nn.modules.module import (
     register_module_forward_pre_hook,
 )
 
+from .dynamo import skip_by_dynamo
+
 __all__ = ["ModuleStack"]
 
 
@@ -73,6 +75,7 @@ class ModuleStack:
                 if number == id(module):
                     break
 
+        skip_by_dynamo(enter.__code__, leave.__code__)
         first = register_module_forward_pre_hook(enter)
         try:
             second = register_module_forward_hook(leave, always_call=True)

@@ -28,13 +28,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 from ..declare import surrogate_reason
+from ..errors import CaptureError
 from ..evidence import FunctionCall, Location, OpRecord, TensorRef
+from .dynamo import skip_by_dynamo
 from .modules import ModuleStack
 from .sources import SourceFinder, function_line
 from .undisturbed import undisturbed
 from .values import CopyOnWrite, TensorValue, dtype_name
 
-__all__ = ["BackwardWrite", "NodeOrigin", "Recorder"]
+__all__ = ["BackwardWrite", "NodeOrigin", "Recorder", "UnrecordableError"]
 
 _RECORDERS = itertools.count(1)
 _PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, np.ndarray)
@@ -74,6 +76,17 @@ class BackwardWrite:
     value: TensorValue
     op: str
     location: Location | None
+
+
+class UnrecordableError(CaptureError):
+    """A tensor of a kind that the recorder cannot follow."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(
+            f"recording an operation failed: it works on a {kind}. Its elements have no common shape that a gradient could "
+            "be compared in. Convert it to padded or packed dense tensors before the part that is checked."
+        )
+        self.kind = kind
 
 
 class _Segment:
@@ -133,10 +146,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
         modes = [m for m in _get_current_dispatch_mode_stack() if getattr(m, "_mode_key", None) is None]
         later = modes[modes.index(self) + 1 :] if self in modes else []
         for mode in reversed(later):
-            TorchDispatchMode.__exit__(mode, None, None, None)
-        super().__exit__(kind, error, trace)
+            TorchDispatchMode.__exit__(mode, None, None, None)  # type: ignore[no-untyped-call]
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         for mode in later:
-            TorchDispatchMode.__enter__(mode)
+            TorchDispatchMode.__enter__(mode)  # type: ignore[no-untyped-call]
 
     def __init__(
         self,
@@ -149,6 +162,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
         super().__init__()  # type: ignore[no-untyped-call]
         self.broken: str | None = None
         self.subclasses: set[str] = set()
+        # Who observes the backward that runs now: the last one; re-entrant backwards nest.
+        self.observed_by: list[object] = []
         self._forgiving = forgiving
         self.ops: list[OpRecord] = []
         self.backward_writes: list[BackwardWrite] = []
@@ -239,6 +254,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
         return number
 
     def _ref(self, tensor: torch.Tensor) -> TensorRef:
+        if tensor.is_nested:
+            raise UnrecordableError("nested tensor")
         storage = self._storage(tensor)
         epoch = self._epochs.get(storage, 0)
         shared = self._shared_values.get(storage)
@@ -311,15 +328,26 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
             return undisturbed(func, args, kwargs)
         try:
             call = self._before(traits, args, kwargs)
+        except UnrecordableError as error:
+            self._leave_out(error)
+            return undisturbed(func, args, kwargs)
         except Exception:  # a watched program must not fail because its watcher did
             self._give_up()
             return undisturbed(func, args, kwargs)
         out = undisturbed(func, args, kwargs)
         try:
             self._after(call, out)
+        except UnrecordableError as error:
+            self._leave_out(error)
         except Exception:  # likewise
             self._give_up()
         return out
+
+    def _leave_out(self, error: UnrecordableError) -> None:
+        """An operation on a tensor of a kind that cannot be recorded: refused when checking, noted when watching."""
+        if not self._forgiving:
+            raise error
+        self.subclasses.add(error.kind)
 
     def _matters(self, args: Any, kwargs: Any) -> bool:
         """Whether an operation can become part of a node: an input is tracked, or a custom Function is running.
@@ -575,7 +603,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
             self._in_backward = before
 
     def hold(self, tensor: torch.Tensor) -> TensorValue:
-        """A protected value for a gradient seen in a hook."""
+        """A protected value for a gradient seen in a hook.
+
+        Raises:
+            UnrecordableError: it is a tensor of a kind that cannot be followed.
+        """
+        if tensor.is_nested:
+            raise UnrecordableError("nested tensor")
         value = TensorValue(tensor.detach())
         if tensor.layout is torch.strided:
             self.values.watch(self._storage(tensor), value)
@@ -662,3 +696,6 @@ def _tensors_of(values: Any) -> Iterator[torch.Tensor]:
             yield value
         elif isinstance(value, list | tuple):
             yield from _tensors_of(value)
+
+
+skip_by_dynamo(Recorder.__torch_dispatch__.__code__)

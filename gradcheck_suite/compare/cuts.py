@@ -1,7 +1,7 @@
 """Where a value leaves the autograd graph: the lines at which something tracked becomes something untracked.
 
 Such a cut is often meant (target networks, stop-gradient losses). Written out as ``detach()`` or ``no_grad`` it counts
-as deliberate; a value that leaves as a Python number or through ``.data`` does not.
+as deliberate; a value that leaves as a Python number or through ``.data`` does not. See ``docs/stop-gradients.md``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from ..evidence import Location, OpRecord, TensorRef, Trace
 
-__all__ = ["Cut", "find_cuts"]
+__all__ = ["Cut", "find_cuts", "module_at"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Cut:
     """One place where a tracked value is read without its history.
 
     Attributes:
-        kind: ``"detach"``, ``"no_grad"``, ``"number"`` (``.item()``, ``float()``) or ``"data"``.
+        kind: ``"detach"``, ``"no_grad"``, ``"number"`` (``.item()``, ``float()``), ``"data"``, ``"numpy"``, or
+            ``"function"`` for a function whose result has no history, such as ``torch.tensor(x)``.
         location: the user's line.
         module: dotted module path.
     """
@@ -70,6 +71,13 @@ def find_cuts(trace: Trace) -> list[Cut]:
         tracked.update((ref.storage, ref.epoch) for ref in outputs if ref.edge is not None)
     order = {"number": 0, "data": 1, "no_grad": 2, "detach": 3}
     return sorted(found.values(), key=lambda cut: order[cut.kind])
+
+
+def module_at(trace: Trace, location: Location | None) -> str:
+    """Dotted path of the module whose forward ran this line, or ""."""
+    if location is None:
+        return ""
+    return next((op.module for op in trace.ops if op.location == location and op.module), "")
 
 
 class _Reads:

@@ -100,6 +100,7 @@ class FunctionCall:
         location: the user's line that called ``apply``.
         backward: line of the class's ``backward``, or None when it cannot be found.
         surrogate: reason why its backward is declared not to be the derivative, or "".
+        shared_memory: which of its inputs look at one memory with different histories, or "".
     """
 
     number: int
@@ -107,6 +108,7 @@ class FunctionCall:
     location: Location | None
     backward: Location | None = None
     surrogate: str = ""
+    shared_memory: str = ""
 
 
 @dataclass(eq=False, slots=True)

@@ -49,7 +49,8 @@ class _Runner:
         self.memory = Memory()
         self.leaves: dict[int, list[Tensor]] = {}
         self.at_epoch: dict[tuple[int, int, int, Any], Tensor] = {}
-        self.by_edge: dict[tuple[int, int], Any] = {}
+        # With the epoch of its memory: what was written later, through another tensor, it has not seen.
+        self.by_edge: dict[tuple[int, int], tuple[int, Any]] = {}
         self.missing: dict[str, str] = {}
         self.operations = 0
         self.function: int | None = None
@@ -79,24 +80,24 @@ class _Runner:
             return value.detach() if isinstance(value, Tensor) and value.requires_grad else value
         if ref.edge[0] < 0:
             return self.leaf(ref)
+        epoch, tracked = self.by_edge.get(ref.edge, (-1, None))
+        if epoch == ref.epoch and isinstance(tracked, Tensor) and tracked.shape == ref.shape:
+            # Another tensor may look at the same memory with another history (``y.detach().requires_grad_()``).
+            return tracked
         constants = len(self.memory.constants)
         value = self.memory.read(ref)
-        if isinstance(value, Tensor) and not value.requires_grad:
-            tracked = self.by_edge.get(ref.edge)
-            if isinstance(tracked, Tensor) and tracked.shape == value.shape and tracked.requires_grad:
-                # Written behind autograd's back (through a detached twin): new contents, but autograd's old history.
-                return tracked + Tensor(value.data - tracked.data)
-            if len(self.memory.constants) > constants:
-                self.missing.setdefault(
-                    f"edge {ref.edge}",
-                    f"a {ref.describe()} tensor that autograd tracks was not made by recorded operations",
-                )
+        if isinstance(value, Tensor) and not value.requires_grad and len(self.memory.constants) > constants:
+            self.missing.setdefault(
+                f"edge {ref.edge}",
+                f"a {ref.describe()} tensor that autograd tracks was not made by recorded operations",
+            )
         return value
 
     def run(self) -> None:
         for op in self.trace.ops:
             if op.phase == "forward":
                 self.step(op)
+        self.function = None
 
     def step(self, op: OpRecord) -> None:
         if op.function is not None:
@@ -133,12 +134,14 @@ class _Runner:
         self.function = op.function.number
 
     def _store(self, op: OpRecord, results: list[tuple[TensorRef, Any]]) -> None:
-        written = {id(after) for _, after in op.written}
+        written = {id(after): before for before, after in op.written}
         inputs = {ref.storage for ref in _tensors((op.args, tuple(op.kwargs.values())))}
         for ref, value in results:
             if self.function is None and ref.edge is None and isinstance(value, Tensor) and value.requires_grad:
                 value = value.detach()
             if id(ref) in written and not looks_anew(op):
+                if self.function is None and (ref.edge is None or not op.grad_enabled):
+                    value = self._behind_autograd(written[id(ref)], value)
                 self.memory.write(ref, value)
             elif ref.storage in inputs:
                 shared = value
@@ -150,7 +153,17 @@ class _Runner:
                 self.memory.forget(ref.storage)
                 self.memory.bind(ref, value)
             if ref.edge is not None:
-                self.by_edge[ref.edge] = value
+                self.by_edge[ref.edge] = ref.epoch, value
+
+    def _behind_autograd(self, before: TensorRef, value: Any) -> Any:
+        """What a write that autograd does not see (under ``no_grad``, through a detached twin) leaves in memory.
+
+        The contents are new; whoever looks at this memory with a history keeps that history, as in torch.
+        """
+        old = self.memory.read(before)
+        if not isinstance(old, Tensor) or not old.requires_grad or not isinstance(value, Tensor):
+            return value.detach() if isinstance(value, Tensor) and value.requires_grad else value
+        return old + Tensor(value.data - old.data)
 
 
 def _tensors(values: Any) -> list[TensorRef]:
@@ -178,11 +191,13 @@ def run_free(trace: Trace, *, eps: float | None = None, seed: int = 0) -> FreeRu
     runner = _Runner(trace, eps, rng)
     with np.errstate(all="ignore"), noisy:
         runner.run()
-        heads, cotangents, outputs = [], [], []
+        heads: list[Tensor] = []
+        cotangents: list[Tensor] = []
+        outputs: list[Array | None] = []
         for root in trace.roots:
-            value = runner.by_edge.get((root.node, root.slot))
-            if not isinstance(value, Tensor) and root.value is not None:
-                value = runner.memory.read(root.value)
+            _, value = runner.by_edge.get((root.node, root.slot), (0, None))
+            if root.value is not None:
+                value = runner.read(root.value)
             outputs.append(value.data if isinstance(value, Tensor) else None)
             if isinstance(value, Tensor) and value.requires_grad:
                 heads.append(value)

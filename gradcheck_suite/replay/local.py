@@ -397,6 +397,8 @@ def _forward(
 
 def _refuse_opaque(node: NodeRecord, leaves: dict[int, Tensor]) -> None:
     """A forward through which values flow outside recorded operations cannot be differentiated by replaying it."""
+    if node.function is not None and node.function.shared_memory:
+        raise Unexplained(node.function.shared_memory)
     own = {ref.storage for ref in node.inputs if ref is not None}
     for op in node.ops:
         if op.name == "aten::_local_scalar_dense":

@@ -114,7 +114,10 @@ def compute(op: OpRecord, read: Read) -> list[tuple[TensorRef, Any]]:
         other = _further(op)
         if other is None or other is found:
             raise NoMeaningError(f"{op.name}: {error}") from error
-        return _apply(other, op, read)
+        try:
+            return _apply(other, op, read)
+        except MeaningUnavailableError as further:
+            raise NoMeaningError(f"{op.name}: {error}; {further}") from further
 
 
 def _further(op: OpRecord) -> Meaning | None:

@@ -40,14 +40,17 @@ Good::
     torch.manual_seed(0)
     report = check_gradients(Normalised(), torch.randn(4, 3))
 
-Misses: a cut that is written out, ``detach()`` or ``no_grad()``, counts as meant and is only noted; other cuts are
-    reported even where they are meant, which ``# gradcheck: ignore[detached-graph]`` on the line says. A cut whose
-    effect is smaller than the error of the finite differences is not seen.
+Misses: a cut that is written out, ``detach()`` or ``no_grad()``, counts as meant: the gradient is checked with that
+    value held constant, and the line is only noted, also where it was a mistake. Other cuts are reported even where
+    they are meant, which ``# gradcheck: ignore[detached-graph]`` on the line says. ``x.detach().numpy()`` is such a
+    one, since torch insists on that ``detach``. A cut whose effect is smaller than the error of the finite
+    differences is not seen. The whole policy: ``docs/stop-gradients.md``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..evidence import Finding, Location, Severity, Testimony
 from ..wording import listing, pair, relative_path, small
@@ -102,3 +105,36 @@ class DetachedGraph(Rule):
             },
             hint=hint,
         )
+
+    @classmethod
+    def from_stop(
+        cls, kind: str, parameters: Sequence[str], cut: Location | None, *, module: str = ""
+    ) -> Finding:
+        """A deliberate stop-gradient that the gradient depends on: right, and worth knowing.
+
+        Args:
+            kind: ``"detach"`` or ``"no_grad"``.
+            parameters: names of the parameters or inputs whose gradient holds the value constant.
+            cut: the line of the stop-gradient.
+        """
+        written = "detach()" if kind == "detach" else "no_grad()"
+        lines = [
+            f"deliberate stop-gradient: {written} here holds a value constant that depends on "
+            f"{listing(list(parameters))}"
+            if parameters
+            else f"deliberate stop-gradient: {written} here holds a value constant that moves the output",
+            "the gradient is verified: it is the derivative of the function in which that value does not move",
+        ]
+        hint = (
+            "nothing to do if it is meant: a target, a stop-gradient loss, a straight-through estimator (written as a "
+            "Function, that is declared with @surrogate_gradient). `# gradcheck: ignore[detached-graph]` on the line "
+            "silences this note; if it is not meant, take the stop-gradient away"
+        )
+        found = cls.finding(
+            lines,
+            location=cut,
+            module=module,
+            evidence={"parameters": list(parameters), "kind": kind, "deliberate": True},
+            hint=hint,
+        )
+        return replace(found, severity=Severity.NOTE)

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 from ..capture.recorder import NodeOrigin
-from ..evidence import Outcome, TensorRef
+from ..evidence import TensorRef
 
 __all__ = ["Ledger", "signature"]
 
@@ -68,8 +68,3 @@ class Ledger:
         """How many different nodes were verified."""
         with self._lock:
             return sum(1 for n in self._counts.values() if n > 0)
-
-
-def said_something(outcome: Outcome) -> bool:
-    """Whether a verification reached a verdict."""
-    return outcome is not Outcome.INCONCLUSIVE

@@ -19,18 +19,19 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from .. import report as _formats  # announces the output formats to Report.save and str(report)
 from .._version import __version__
-from ..assembly import collect_unverified, merge, node_findings, sum_findings
+from ..assembly import collect_unverified, merge, node_findings, split_hooked, sum_findings
 from ..capture.graph import GraphRecording
+from ..capture.hooks import noting_tensor_hooks
 from ..capture.modules import ModuleStack
 from ..capture.quiet import is_quiet
-from ..capture.recorder import Recorder
+from ..capture.recorder import Recorder, UnrecordableError
 from ..compare.blame import Arrival, arrivals
 from ..evidence import Finding, GradientVerdict, NodeVerdict, Outcome, Report, Testimony, Unverified
 from ..rules.suppression import suppress
 from ..rules.unverified import Unverified as UnverifiedRule
-from ..witnesses.engine import EdgeOutcomes, check_node, check_sums, worst
+from ..witnesses.engine import EdgeOutcomes, check_node, check_sums, is_vacuous, worst
 from ..witnesses.fallback import fallback_for
-from .ledger import Ledger, said_something, signature
+from .ledger import Ledger, signature
 
 __all__ = ["Session", "watch"]
 
@@ -79,6 +80,8 @@ class Session:
         self._seconds = 0.0
         self._own_seconds = 0.0
         self._thread = 0
+        self._hooked: set[tuple[int, int]] = set()
+        self._vacuous: dict[int, NodeVerdict] = {}
         self._stack: ExitStack | None = None
         self._recorder: Recorder | None = None
         self._modules = ModuleStack()
@@ -106,6 +109,7 @@ class Session:
             stack.enter_context(recorder)
             if self._verify:
                 self._patch(stack)
+                stack.enter_context(noting_tensor_hooks(recorder, self._hooked))
         except BaseException:
             stack.close()
             raise
@@ -140,6 +144,10 @@ class Session:
     def _observed(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def run_backward(outputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
             foreign = threading.get_ident() != self._thread or self._recorder is None
+            if not foreign and torch._C._functorch.peek_interpreter_stack() is not None:
+                # vmap and friends hand over wrapped tensors, which stand for many or for none.
+                self._unverified["a backward", "it runs inside a torch.func transform"] += 1
+                return original(outputs, *args, **kwargs)
             # A session inside this one looks at its own part, and a check at what it runs itself.
             if foreign or is_quiet() or _INNERMOST.get() is not self:
                 return original(outputs, *args, **kwargs)
@@ -178,7 +186,11 @@ class Session:
         began = time.perf_counter()
         try:
             with _disable_current_modes(), torch.no_grad():
-                self._look_at(recorder, graph, plan, outputs, args[0] if args else None)
+                given = args[0] if args else None
+                targets = args[3] if len(args) > 3 and args[3] else None
+                self._look_at(recorder, graph, plan, outputs, given, targets)
+        except UnrecordableError as error:
+            self._unverified["a backward", f"it works on a {error.kind}"] += 1
         except Exception:  # likewise
             self.internal_errors.append(traceback.format_exc())
         self._own_seconds += time.perf_counter() - began
@@ -203,13 +215,14 @@ class Session:
         plan: dict[int, tuple[Any, ...]],
         outputs: Sequence[torch.Tensor],
         given: Sequence[torch.Tensor | None] | None,
+        targets: Sequence[Any] | None,
     ) -> None:
         cotangents = []
         for number, output in enumerate(outputs):
             cotangent = None if given is None else given[number]
             cotangents.append(torch.ones_like(output) if cotangent is None else cotangent)
         names = self._leaf_names(recorder, graph)
-        trace = graph.trace(cotangents, names, {}, {})
+        trace = graph.trace(cotangents, names, {}, {}, targets)
         fallback = fallback_for(recorder, graph.by_key)
         checked: dict[int, tuple[NodeVerdict, EdgeOutcomes]] = {}
         for key, mark in plan.items():
@@ -219,12 +232,20 @@ class Session:
                 continue
             verdict, edges = check_node(record, fallback=fallback)
             checked[key] = (verdict, edges)
-            if not said_something(verdict.outcome) and "zero" in " ".join(t.reason for t in verdict.testimonies):
+            if is_vacuous(verdict):
+                # Asked again when an equal node gets a cotangent that says something; listed if none ever does.
                 self._ledger.give_back(mark)
+                self._vacuous.setdefault(hash(mark), verdict)
+                del checked[key]
+            else:
+                self._vacuous.pop(hash(mark), None)
         arrived_at = {
             node.leaf_name: node.cotangents[0] for node in trace.nodes.values() if node.role == "leaf" and node.cotangents
         }
-        sums = check_sums(trace, arrived_at)
+        hooked = self._hooked | {
+            (key, 0) for key, node in graph.by_key.items() if key < 0 and node.variable._backward_hooks
+        }
+        sums, at_hooks = split_hooked(check_sums(trace, arrived_at), hooked)
         self._counts["sums"] += len(sums)
         self._counts["nodes"] += len(checked)
         self._counts["elements"] += sum(v.elements for v, _ in checked.values())
@@ -233,14 +254,15 @@ class Session:
         self._findings = merge([*self._findings, *node_findings(trace, checked), *sum_findings(trace, sums, recorder.backward_writes)])
         recorder.backward_writes.clear()
         self._nodes.extend(v for v, _ in checked.values() if len(self._nodes) < _MOST_NODES)
-        for entry in collect_unverified(checked, {}, None):
+        for entry in collect_unverified(checked, at_hooks, None):
             self._unverified[entry.subject, entry.reason] += entry.count
         # Nodes that are not in the plan equal others that were verified before.
         edges_of = {
             key: checked[key][1] if key in checked else dict.fromkeys(range(len(node.edges)), Outcome.AGREE)
             for key, node in trace.nodes.items()
         }
-        self._note_leaves(graph, arrivals(trace, edges_of, sums), sums)
+        everywhere = {**sums, **at_hooks}
+        self._note_leaves(graph, arrivals(trace, edges_of, everywhere), everywhere)
 
     def _leaf_names(self, recorder: Recorder, graph: GraphRecording) -> dict[int, str]:
         known = self._modules.parameter_names()
@@ -282,6 +304,8 @@ class Session:
     def report(self) -> Report:
         """What was seen so far."""
         unverified = [Unverified(subject, reason, count) for (subject, reason), count in self._unverified.items()]
+        never_asked = {v.key: (v, EdgeOutcomes()) for v in self._vacuous.values()}
+        unverified.extend(collect_unverified(never_asked, {}, None))
         findings = [*self._findings, *UnverifiedRule.from_entries(unverified)]
         kept, suppressed = suppress(findings, self._ignore)
         kept.sort(key=lambda f: -f.severity)

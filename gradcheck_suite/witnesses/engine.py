@@ -8,6 +8,7 @@ of every gradient, relative to the recorded graph.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -27,7 +28,7 @@ from ..evidence import (
 )
 from ..replay import LocalGradients, Unexplained, local_gradients
 
-__all__ = ["EdgeOutcomes", "check_node", "check_sums", "worst"]
+__all__ = ["EdgeOutcomes", "Fallback", "check_node", "check_sums", "is_vacuous", "worst"]
 
 EdgeOutcomes = dict[int, Outcome]
 
@@ -35,7 +36,9 @@ Probe = Callable[
     [NodeRecord, int], "tuple[tuple[ArraySource | None, ...], tuple[ArraySource | None, ...]] | None"
 ]
 
-Fallback = Callable[[NodeRecord, Sequence[ArraySource | None], int], LocalGradients]
+Fallback = Callable[[NodeRecord, Sequence[ArraySource | None], int, str], LocalGradients]
+
+_VACUOUS = "its cotangent is zero in every element, which any backward would pass"
 
 _ORDER = {Outcome.AGREE: 0, Outcome.INCONCLUSIVE: 1, Outcome.DISAGREE: 2}
 
@@ -83,7 +86,7 @@ def check_node(
                     "engine",
                     _subject(node),
                     Outcome.INCONCLUSIVE,
-                    reason="its cotangent is zero in every element, which any backward would pass",
+                    reason=_VACUOUS,
                 )
             )
             return _verdict(node, testimonies, "", 0), dict.fromkeys(positions, Outcome.INCONCLUSIVE)
@@ -103,10 +106,10 @@ def check_node(
     try:
         try:
             local = local_gradients(node, cotangents, seed=seed)
-        except Unexplained:
+        except Unexplained as error:
             if fallback is None:
                 raise
-            local = fallback(node, cotangents, seed)
+            local = fallback(node, cotangents, seed, str(error))
     except Unexplained as error:
         testimonies.append(Testimony("engine", _subject(node), Outcome.INCONCLUSIVE, reason=str(error)))
         return _verdict(node, testimonies, "", 0), dict.fromkeys(positions, Outcome.INCONCLUSIVE)
@@ -125,8 +128,16 @@ def check_node(
     return _verdict(node, testimonies, how, elements), edges
 
 
+def is_vacuous(verdict: NodeVerdict) -> bool:
+    """Whether nothing can be said of a node only because the cotangent it got was zero."""
+    return bool(verdict.testimonies) and all(t.reason == _VACUOUS for t in verdict.testimonies)
+
+
 def _is_zero(source: ArraySource | None) -> bool:
-    return source is None or not np.any(source.array())
+    if source is None:
+        return True
+    array = source.array()
+    return array.size > 0 and not np.any(array)
 
 
 def _says_something(source: ArraySource | None) -> bool:
@@ -223,12 +234,14 @@ def _second_opinion(
     reason = "; ".join(r for r in (remark, "the backward returned no gradient (None)" if nothing else "") if r)
     expected = complex(comparison.expected)
     actual = complex(comparison.actual)
+    if not np.isfinite([expected.real, actual.real]).all():  # also when the shapes differ: no element is the worst
+        return Testimony("engine", subject, Outcome.DISAGREE, comparison, reason=reason)
     unit = 1j if abs((expected - actual).imag) > abs((expected - actual).real) else 1
     try:
         difference = local.difference(number, comparison.index, unit)
     except Unexplained:
         difference = None
-    if difference is None or not np.isfinite([expected.real, actual.real]).all():
+    if difference is None:
         return Testimony("engine", subject, Outcome.DISAGREE, comparison, reason=reason)
     e, a = (expected.imag, actual.imag) if unit == 1j else (expected.real, actual.real)
     low, high = sorted((difference.left, difference.right))
@@ -362,6 +375,7 @@ def check_sums(trace: Trace, differentiated: Mapping[str, ArraySource | None]) -
             parts = sent.setdefault((edge.node, edge.slot), [])
             if source is not None:
                 parts.append(source)
+    inner = any(node.name == "CheckpointFunctionBackward" for node in trace.nodes.values())
     testimonies: dict[tuple[int, int], Testimony] = {}
     for (key, slot), parts in sent.items():
         target = trace.nodes.get(key)
@@ -378,7 +392,11 @@ def check_sums(trace: Trace, differentiated: Mapping[str, ArraySource | None]) -
             arrived = target.cotangents[slot] if slot < len(target.cotangents) else None
             subject = f"cotangent {slot} of {_name(target)}" if slot else f"cotangent of {_name(target)}"
         ref = target.outputs[slot] if slot < len(target.outputs) else None
-        testimonies[key, slot] = _check_sum(subject, parts, arrived, ref)
+        testimony = _check_sum(subject, parts, arrived, ref)
+        if inner and target.role == "leaf" and testimony.outcome is Outcome.DISAGREE:
+            reason = "re-entrant checkpointing adds to it from a backward of its own, which was not recorded"
+            testimony = replace(testimony, outcome=Outcome.INCONCLUSIVE, reason=reason)
+        testimonies[key, slot] = testimony
     return testimonies
 
 

@@ -17,14 +17,15 @@ from ..capture.recorder import NodeOrigin, Recorder
 from ..evidence import ArraySource, NodeRecord
 from ..replay import LocalGradients, Unexplained, local_gradients
 from ..replay.operations import further_meanings
-from .decomposition import Decompositions
+from .decomposition import Decompositions, overload_of
+from .engine import Fallback
 from .local_difference import numerical_gradients
 
-__all__ = ["Fallback", "fallback_for"]
-
-Fallback = Callable[[NodeRecord, Sequence[ArraySource | None], int], LocalGradients]
+__all__ = ["fallback_for"]
 
 T = TypeVar("T")
+
+_SAVED = frozenset({"mean", "rstd", "save_mean", "save_invstd", "save_var", "out", "logsumexp"})
 
 
 def fallback_for(
@@ -38,29 +39,44 @@ def fallback_for(
         decompositions: to share with other checks of the same recording.
 
     Returns:
-        A function of a node, the cotangents it received and a seed; it raises ``Unexplained`` with the reasons where
-        nothing can be said.
+        A function of a node, the cotangents it received, a seed and the reason why the engine could not speak; it
+        raises ``Unexplained`` with all reasons where nothing can be said.
     """
     found = decompositions or Decompositions()
 
-    def fallback(node: NodeRecord, cotangents: Sequence[ArraySource | None], seed: int) -> LocalGradients:
-        reasons = []
+    def fallback(
+        node: NodeRecord, cotangents: Sequence[ArraySource | None], seed: int, reason: str
+    ) -> LocalGradients:
+        reasons = [reason]
+        if node.role != "function":
+            _refuse_dependent(node, reason)
         if node.ops:
             try:
                 return _decomposed(node, cotangents, seed, found)
             except Unexplained as error:
                 reasons.append(str(error))
-        else:
-            reasons.append(f"no recorded operation explains {node.name}")
         try:
-            return numerical_gradients(
-                node, cotangents, _origin(recorder, autograd_nodes[node.key], node), seed=seed
-            )
+            return numerical_gradients(node, cotangents, _origin(recorder, autograd_nodes[node.key], node), seed=seed)
         except Unexplained as error:
-            reasons.append(f"and not numerically either: {error}")
-        raise Unexplained("; ".join(reasons))
+            reasons.append(f"not numerically either: {error}")
+        raise Unexplained("; ".join(dict.fromkeys(reasons)))
 
     return fallback
+
+
+def _refuse_dependent(node: NodeRecord, reason: str) -> None:
+    """A derivative with respect to one argument means nothing where others were computed from it.
+
+    ``native_layer_norm_backward`` takes the input and its saved mean: torch's gradient means both.
+    """
+    for op in node.ops:
+        overload = overload_of(op.name) if "backward" in op.name else None
+        saved = [a.name for a in overload._schema.arguments if a.name in _SAVED] if overload is not None else []
+        if saved:
+            raise Unexplained(
+                f"{reason}; {op.name} takes saved results ({', '.join(saved)}) beside the inputs that they came "
+                "from, so neither its decomposition nor differences can say what is meant"
+            )
 
 
 def _origin(recorder: Recorder, torch_node: Any, node: NodeRecord) -> NodeOrigin | None:

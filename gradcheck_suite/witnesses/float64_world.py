@@ -33,7 +33,8 @@ _UNBOUND = types.CellType()
 class Precision:
     """The ladder of steps in one working precision; steps are relative to each tensor's own scale.
 
-    ``single`` is the one step that is tried first, and ``close`` how near it must come to autograd's number.
+    ``single`` is the one step that is tried first, and ``close`` how near it must come to autograd's number;
+    ``smaller`` is the second attempt.
     """
 
     name: str
@@ -43,11 +44,12 @@ class Precision:
     floor: float
     limit: float
     single: float
+    smaller: float | None
     close: float
 
 
-DOUBLE = Precision("float64", torch.finfo(torch.float64).eps, 1e-3, 8.0, 1e-6, 1e-3, 4e-6, 1e-5)
-SINGLE = Precision("float32", torch.finfo(torch.float32).eps, 3e-2, 3.0, 1e-3, 2e-2, 1e-2, 1e-3)
+DOUBLE = Precision("float64", torch.finfo(torch.float64).eps, 1e-3, 8.0, 1e-6, 1e-3, 4e-6, 1e-7, 1e-5)
+SINGLE = Precision("float32", torch.finfo(torch.float32).eps, 3e-2, 3.0, 1e-3, 2e-2, 1e-2, None, 1e-3)
 
 
 class Abstain(Exception):
@@ -138,7 +140,8 @@ class World:
                     self.run()
                 self.place(direction, step)
             with nullcontext() if self.stops is None else self.stops.holding():
-                return [output.detach() for output in self.run()]
+                outputs = self.run()
+            return [output.detach() for output in outputs]
         except Abstain:
             return None
         except (

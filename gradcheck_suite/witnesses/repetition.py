@@ -61,7 +61,8 @@ def find_difference(
         return output if loss is None else loss(output)
 
     restore()
-    with rng_frozen(seed), torch.no_grad():
+    # With gradients on: a model may differentiate inside its forward, or behave differently without.
+    with rng_frozen(seed), torch.enable_grad():
         again = dict(output_tensors(forward()))
     testimony = None
     for path, first in run.outputs:

@@ -6,16 +6,15 @@ The graph is kept alive, so that nodes about which the run said nothing (a zero 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch.autograd.graph import GradientEdge
 
 from ..capture.graph import GraphRecording
+from ..capture.hooks import noting_tensor_hooks
 from ..capture.modules import ModuleStack
 from ..capture.outputs import differentiable_outputs, random_projection
 from ..capture.recorder import Recorder
@@ -38,6 +37,7 @@ class ReverseRun:
         unreached: names among the parameters and inputs that no gradient can reach.
         recorder: kept for drawing and probing.
         hooked: keys of leaves and edges on whose tensors the user has hooks.
+        inner: names whose gradients come from a backward inside the backward (re-entrant checkpointing), unseen here.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class ReverseRun:
         recorder: Recorder,
         graph: GraphRecording,
         hooked: set[tuple[int, int]],
+        inner: Sequence[str] = (),
     ) -> None:
         self.trace = trace
         self.outputs = outputs
@@ -60,6 +61,7 @@ class ReverseRun:
         self.unreached = unreached
         self.recorder = recorder
         self.hooked = hooked
+        self.inner = inner
         self._graph = graph
 
     @property
@@ -123,24 +125,6 @@ class ReverseRun:
         )
 
 
-@contextmanager
-def _noting_tensor_hooks(recorder: Recorder, hooked: set[tuple[int, int]]) -> Iterator[None]:
-    """Note which tensors get a hook during the run: such a hook may change a gradient on purpose."""
-    original: Callable[..., Any] = torch.Tensor.register_hook
-
-    def register_hook(self: torch.Tensor, hook: Callable[..., Any]) -> Any:
-        handle = original(self, hook)
-        node = self.grad_fn
-        hooked.add((recorder.leaf_key(self), 0) if node is None else (recorder.node_key(node), self.output_nr))
-        return handle
-
-    torch.Tensor.register_hook = register_hook  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        torch.Tensor.register_hook = original  # type: ignore[method-assign]
-
-
 def record_reverse(
     function: Callable[..., Any],
     args: Sequence[Any],
@@ -177,7 +161,7 @@ def record_reverse(
         if tensor._backward_hooks:
             hooked.add((recorder.leaf_key(tensor), 0))
     start_values = {name: recorder.register(t) for name, t in named_leaves.items()}
-    with _noting_tensor_hooks(recorder, hooked), torch.enable_grad(), stack.observing(), recorder:
+    with noting_tensor_hooks(recorder, hooked), torch.enable_grad(), stack.observing(), recorder:
         try:
             output = function(*args, **kwargs)
         except GradcheckError:
@@ -198,17 +182,50 @@ def record_reverse(
     graph = GraphRecording(recorder, tensors)
     leaves, leaf_names = _name_leaves(recorder, graph, tensors, named_leaves)
     wanted = _select(leaves, wrt, named_leaves)
+    reentrant = any(node.name().endswith("CheckpointFunctionBackward") for node in graph.nodes)
     with graph.observing(), recorder:
         try:
-            found = torch.autograd.grad(
-                tensors, list(wanted.values()), cotangents, retain_graph=True, allow_unused=True
-            )
+            if reentrant:
+                found = _reentrant_backward(tensors, list(wanted.values()), cotangents, named_leaves.values())
+            else:
+                found = torch.autograd.grad(
+                    tensors, list(wanted.values()), cotangents, retain_graph=True, allow_unused=True
+                )
         except Exception as error:
             raise ModelError(_raised("running the backward", error, (), {})) from error
     gradients = dict(zip(wanted, found))
-    trace = graph.trace(cotangents, leaf_names, gradients, start_values)
-    unreached = [n for n in named_leaves if n not in leaves and named_leaves[n].requires_grad]
-    return ReverseRun(trace, outputs, cotangents, gradients, wanted, unreached, recorder, graph, hooked)
+    targets = None if wrt is None else list(wanted.values())
+    trace = graph.trace(cotangents, leaf_names, gradients, start_values, targets)
+    unreached = [n for n, t in named_leaves.items() if n not in leaves and t.requires_grad]
+    inner: list[str] = []
+    if reentrant:
+        inner = [n for n in unreached if named_leaves[n].grad is not None]
+        unreached = [n for n in unreached if n not in inner]
+    return ReverseRun(trace, outputs, cotangents, gradients, wanted, unreached, recorder, graph, hooked, inner)
+
+
+def _reentrant_backward(
+    outputs: Sequence[torch.Tensor],
+    leaves: Sequence[torch.Tensor],
+    cotangents: Sequence[torch.Tensor],
+    all_leaves: Iterable[torch.Tensor],
+) -> Sequence[torch.Tensor | None]:
+    """The gradients of the leaves by way of ``.grad``: re-entrant checkpointing refuses ``autograd.grad``.
+
+    What was in ``.grad`` is put back by whoever preserves the state. Hooks that act on ``.grad`` (an optimizer that steps
+    in the backward) must not run.
+    """
+    waiting: list[tuple[torch.Tensor, Any]] = []
+    for leaf in {id(t): t for t in (*leaves, *all_leaves)}.values():
+        waiting.append((leaf, leaf._post_accumulate_grad_hooks))
+        leaf._post_accumulate_grad_hooks = None  # type: ignore[assignment]
+        leaf.grad = None
+    try:
+        torch.autograd.backward(outputs, cotangents, retain_graph=True)
+        return [leaf.grad for leaf in leaves]
+    finally:
+        for leaf, hooks in waiting:
+            leaf._post_accumulate_grad_hooks = hooks
 
 
 def _raised(attempt: str, error: BaseException, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

@@ -91,6 +91,7 @@ VIEWS: dict[str, Callable[[Tensor, int, int], Tensor]] = {
     "contiguous": lambda x, p, q: x.contiguous(),
     "detach": lambda x, p, q: x.detach().clone(),
     "alias": lambda x, p, q: x.view_as(x),
+    "detached twin": lambda x, p, q: x.detach(),
 }
 
 
@@ -135,7 +136,7 @@ def _swap(x: Tensor, y: Tensor, p: int, q: int) -> None:
 
 def _untracked(x: Tensor, y: Tensor, p: int, q: int) -> None:
     with torch.no_grad():
-        x.add_(0.25)
+        x.mul_(1.5) if p % 2 else x.add_(0.25)
 
 
 WRITES: dict[str, Callable[[Tensor, Tensor, int, int], object]] = {

@@ -1,0 +1,165 @@
+"""One look: the slope along one random direction by differences, beside the gradient's inner product with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..compare.differences import Difference, Slope, estimate_slope, judge_slope, meets
+from ..evidence import Comparison, Outcome, Testimony
+from .direction import Direction
+from .float64_world import DOUBLE, World
+
+__all__ = ["WITNESS", "Look", "agrees_at_once", "look"]
+
+WITNESS = "finite_difference"
+_LEVELS = 4
+_EXTRA_LEVELS = 2
+_MOST_SHRINKS = 6
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen, and why no more: ``cause`` is ``"budget"``, ``"kink"``, ``"domain"``, ``"error"`` or ""."""
+
+    outcome: Outcome
+    testimony: Testimony
+    cause: str = ""
+
+
+def _direction(world: World, names: Sequence[str], seed: int) -> Direction:
+    """Random signed steps of each leaf's own scale, those of loud leaves damped.
+
+    Without the damping one leaf whose gradient is 10^6 times the others' would drown them all.
+    """
+    loudness = {name: world.norms[name] * world.scales[name] for name in names}
+    loudest = max(loudness.values(), default=0.0)
+    quiet = min((value for value in loudness.values() if value > 1e-4 * loudest), default=0.0)
+    sizes = {}
+    for name in names:
+        damping = quiet / loudness[name] if loudness[name] > quiet > 0 else 1.0
+        sizes[name] = damping * world.scales[name]
+    return Direction({name: world.leaves[name] for name in names}, sizes, seed)
+
+
+@dataclass(frozen=True)
+class _Ladder:
+    """A slope from shrinking steps, and what happened on the way."""
+
+    slope: Slope | None
+    shrinks: int
+    late: bool
+    smallest: float
+
+
+def _descend(world: World, move: Direction, terms: float, deadline: float) -> _Ladder:
+    """Differences over shrinking steps until their slope is settled.
+
+    A step out of the function's domain is skipped. Four steps as a rule, three where they settle it, and more only
+    while they are converging and not there yet: a kink that lay inside the larger ones.
+    """
+    precision = world.precision
+    differences: list[Difference] = []
+    slope: Slope | None = None
+    step, shrinks = precision.start, 0
+    while shrinks <= _MOST_SHRINKS:
+        if time.monotonic() > deadline:
+            return _Ladder(slope, shrinks, True, step)
+        plus = world.change(move, step)
+        minus = world.change(move, -step) if plus is not None else None
+        step /= precision.ratio
+        if plus is None or minus is None:
+            shrinks += 1
+            continue
+        differences.append(Difference(step * precision.ratio, plus, minus))
+        slope = estimate_slope(differences, world.noise)
+        count = len(differences)
+        if count < 3 or slope is None:
+            continue
+        scale = max(terms, abs(slope.value))
+        if slope.error <= 0.02 * precision.floor * scale or count >= _LEVELS + _EXTRA_LEVELS:
+            break
+        if count >= _LEVELS:
+            a, b, c = (d.central for d in differences[-3:])
+            if slope.error <= 0.02 * precision.limit * scale or abs(c - b) >= 0.5 * abs(b - a):
+                break
+    return _Ladder(slope, shrinks, False, step * precision.ratio)
+
+
+def look(world: World, names: Sequence[str], subject: str, seed: int, deadline: float) -> Look:
+    """Compare differences along one direction with the gradient's inner product with it."""
+    move = _direction(world, names, seed)
+    expected = move.inner(world.gradients)
+    terms = move.terms(world.norms)
+    elements = sum(world.leaves[name].numel() for name in names)
+    speaks = f"speaks for the {'float64' if world.wide else world.precision.name} run, {elements} elements at once"
+    if time.monotonic() <= deadline:
+        near = _near(world, move, expected, terms)
+        if near is not None:
+            outcome, value = Outcome.AGREE, float(near.expected.real)
+            return Look(outcome, Testimony(WITNESS, subject, outcome, near, _with_precision(world, near, speaks), value))
+        world.repeat()
+    ladder = _descend(world, move, terms, deadline)
+    precision, slope = world.precision, ladder.slope
+    outcome, comparison, reason = judge_slope(
+        slope, expected, terms, floor=precision.floor, limit=precision.limit
+    )
+    cause = ""
+    if outcome is Outcome.INCONCLUSIVE:
+        if ladder.late:
+            cause, reason = "budget", f"the time budget ran out; {reason}"
+        elif slope is not None and slope.kink:
+            cause = "kink"
+        elif ladder.shrinks:
+            cause = "domain"
+            if slope is None:
+                reason += (
+                    f" (down to {ladder.smallest:.1g} of each tensor's scale): it raises or is not finite"
+                )
+        else:
+            cause = "error"
+    elif comparison is not None:
+        reason = _with_precision(world, comparison, reason)
+    reason = f"{reason}; {speaks}" if reason else speaks
+    value = slope.value if slope else None
+    return Look(outcome, Testimony(WITNESS, subject, outcome, comparison, reason, value), cause)
+
+
+def _near(world: World, move: Direction, expected: float, terms: float) -> Comparison | None:
+    """One small step to both sides, then a much smaller one, and whether either settles agreement.
+
+    Batch norm over two values turns within 1e-6 of its inputs' scale; only the smaller step sees no kink there, and
+    more rounding. That is excused only as far as the first step really gave another slope.
+    """
+    precision = world.precision
+    first = _step(world, move, precision.single)
+    found = None if first is None else meets(first, expected, terms, precision.close)
+    if found is not None or precision.smaller is None:
+        return found
+    second = _step(world, move, precision.smaller)
+    if second is None:
+        return None
+    scale = max(terms, abs(second.central))
+    turned = 0.0 if first is None or not scale else abs(first.central - second.central) / scale
+    return meets(second, expected, terms, min(max(precision.close, 0.1 * turned), 10.0 * precision.close))
+
+
+def _step(world: World, move: Direction, step: float) -> Difference | None:
+    plus = world.change(move, step)
+    minus = world.change(move, -step) if plus is not None else None
+    return None if plus is None or minus is None else Difference(step, plus, minus)
+
+
+def _with_precision(world: World, comparison: Comparison, text: str) -> str:
+    if world.precision is DOUBLE or not comparison.scale:
+        return text
+    allowed = comparison.tolerance / comparison.scale
+    said = f"values pass through {world.precision.name}: compared to {allowed:.1g}"
+    return f"{said}; {text}" if text else said
+
+
+def agrees_at_once(world: World, names: Sequence[str], seed: int) -> bool:
+    """Whether one small step settles agreement; half of a look, for asking often."""
+    move = _direction(world, names, seed)
+    return _near(world, move, move.inner(world.gradients), move.terms(world.norms)) is not None
