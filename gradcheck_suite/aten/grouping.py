@@ -44,7 +44,8 @@ def grouped(values, groups, count, kind, start, include_start):
             "Known are sum, prod, mean, amax, amin. Use one of those."
         )
     extremum = np.maximum if kind == "amax" else np.minimum
-    best = np.where(touched & (not include_start), -np.inf if kind == "amax" else np.inf, raw(start))
+    unset = np.broadcast_to(touched & (not include_start), (count,))
+    best = np.where(unset, -np.inf if kind == "amax" else np.inf, raw(start))
     extremum.at(best, groups, raw(values))
     from_start = (raw(start) == best) & (include_start | ~touched)
     from_values = raw(values) == best[groups]

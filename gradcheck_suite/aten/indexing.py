@@ -14,7 +14,7 @@ import numpy as np
 from ..engine import Tensor
 from ..engine import ops as e
 from .grouping import grouped
-from .registry import RECORDED, MeaningUnavailableError, meaning
+from .registry import RECORDED, MeaningUndefinedError, meaning
 from .shape import slices
 from .values import Array, along, axis_of, boolean, constant, raw, shape_of
 
@@ -40,7 +40,7 @@ def refuse_repeated(positions):
     """A gradient of written values exists only where each position is written once."""
     unique = np.unique(positions).size
     if unique < positions.size:
-        raise MeaningUnavailableError(
+        raise MeaningUndefinedError(
             f"differentiating a write failed: {positions.size} values go to {unique} positions. torch leaves open "
             "which of several values stays, and gives each the whole gradient. Write each position once, or add."
         )

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..engine import Tensor
 from ..engine import ops as e
-from .registry import RECORDED, MeaningUnavailableError, meaning
+from .registry import RECORDED, MeaningUndefinedError, meaning
 from .values import raw
 
 
@@ -86,7 +86,7 @@ def _pathwise(name, parameter):
     """A sample whose derivative torch approximates: no exact statement can be compared with it."""
     if not (isinstance(parameter, Tensor) and parameter.requires_grad):
         return RECORDED
-    raise MeaningUnavailableError(
+    raise MeaningUndefinedError(
         f"differentiating a sample of {name} failed: its parameter of shape {parameter.shape} requires grad. "
         "torch approximates this derivative by fitted polynomials, to about three digits. "
         "Compare such gradients with a Monte-Carlo estimate instead."

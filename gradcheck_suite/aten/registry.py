@@ -16,6 +16,7 @@ __all__ = [
     "DuplicateMeaningError",
     "Meaning",
     "MeaningUnavailableError",
+    "MeaningUndefinedError",
     "Mode",
     "Recorded",
     "functional_candidates",
@@ -45,6 +46,10 @@ class DuplicateMeaningError(GradcheckError, ValueError):
 
 class MeaningUnavailableError(GradcheckError, NotImplementedError):
     """A meaning does not cover these argument values; the replay treats the call as one without a meaning."""
+
+
+class MeaningUndefinedError(MeaningUnavailableError):
+    """torch leaves open what is right for these argument values: no witness is asked instead."""
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,8 @@ def _apply(found: Meaning, op: OpRecord, read: Read) -> list[tuple[TensorRef, An
     else:
         targets = [after for _, after in op.written]
     values = list(result) if isinstance(result, list | tuple) else [result]
+    if len(values) == len(op.outputs) != len(targets):  # torch returned None for some (an output mask)
+        values = [value for value, output in zip(values, op.outputs) if output is not None]
     if len(values) != len(targets):
         raise NoMeaningError(f"{op.name}: its meaning gave {len(values)} results where torch gave {len(targets)}")
     return [(ref, _fit(ref, value)) for ref, value in zip(targets, values)]

@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from ..aten import MeaningUndefinedError
 from ..compare.tolerance import accumulation, coarsest_eps, is_differentiable_dtype, judge
 from ..evidence import (
     Array,
@@ -107,7 +108,7 @@ def check_node(
         try:
             local = local_gradients(node, cotangents, seed=seed)
         except Unexplained as error:
-            if fallback is None:
+            if fallback is None or _left_open(error):
                 raise
             local = fallback(node, cotangents, seed, str(error))
     except Unexplained as error:
@@ -131,6 +132,15 @@ def check_node(
 def is_vacuous(verdict: NodeVerdict) -> bool:
     """Whether nothing can be said of a node only because the cotangent it got was zero."""
     return bool(verdict.testimonies) and all(t.reason == _VACUOUS for t in verdict.testimonies)
+
+
+def _left_open(error: BaseException | None) -> bool:
+    """Whether torch itself leaves open what is right here."""
+    while error is not None:
+        if isinstance(error, MeaningUndefinedError):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _is_zero(source: ArraySource | None) -> bool:
@@ -197,6 +207,13 @@ def _check_group(
         noise=lambda: local.noise(number, eps) * grown,
         input_value=None if ref is None or numerical else (lambda: ref.source.array()),
     )
+    if outcome is Outcome.DISAGREE and not numerical:
+        beyond = _beyond_the_domain(node, ref, actual)
+        if beyond is not None:
+            outcome, comparison = judge(
+                np.where(beyond, np.nan, expected), actual, dtype=dtype, noise=lambda: local.noise(number, eps) * grown
+            )
+            remark = remark or "torch's NaN at elements that are not finite themselves, where nothing is defined"
     subject = _subject(node, group[0])
     if outcome is not Outcome.DISAGREE:
         reason = remark
@@ -213,6 +230,21 @@ def _check_group(
         reason = "; ".join(r for r in (remark, along) if r)
         return Testimony("finite_difference", subject, Outcome.DISAGREE, comparison, reason=reason)
     return _second_opinion(local, number, comparison, subject, remark, nothing=actual is None)
+
+
+def _beyond_the_domain(node: NodeRecord, ref: TensorRef | None, actual: Array | None) -> Array | None:
+    """Where torch returned NaN for an input that is NaN or infinite, if the operation's own value is not finite.
+
+    The slope of ``logsumexp`` where all its inputs are -inf is as undefined as its value is infinite. A softmax that
+    gets -inf beside finite numbers has a finite value, and zero is its slope.
+    """
+    if ref is None or actual is None or actual.shape != ref.shape:
+        return None
+    beyond = ~np.isfinite(ref.source.array()) & np.isnan(actual)
+    values = [r.source.array() for r in node.outputs if r is not None and is_differentiable_dtype(r.dtype)]
+    if not beyond.any() or all(np.isfinite(v).all() for v in values):
+        return None
+    return np.asarray(beyond)
 
 
 def _terms(node: NodeRecord, gradient: Array, cotangents: Sequence[ArraySource | None]) -> float:

@@ -48,7 +48,7 @@ class Precision:
     close: float
 
 
-DOUBLE = Precision("float64", torch.finfo(torch.float64).eps, 1e-3, 8.0, 1e-6, 1e-3, 4e-6, 1e-7, 1e-5)
+DOUBLE = Precision("float64", torch.finfo(torch.float64).eps, 1e-3, 8.0, 1e-6, 1e-3, 4e-6, 3e-8, 1e-5)
 SINGLE = Precision("float32", torch.finfo(torch.float32).eps, 3e-2, 3.0, 1e-3, 2e-2, 1e-2, None, 1e-3)
 
 

@@ -15,7 +15,7 @@ from ..capture.stops import StopGradients
 from ..compare.cuts import Cut
 from ..evidence import Outcome, Testimony
 from .float64_world import World
-from .looks import Look, agrees_at_once
+from .looks import Look, glance
 
 __all__ = ["Held", "hold_stops"]
 
@@ -114,7 +114,7 @@ def _hold(
     cuts: tuple[Cut, ...] = ()
     if others:
         stops.held = deliberate | others
-        if agrees_at_once(world, told, 0):
+        if _agrees(world, told, 0):
             cuts = _needed(world, stops, deliberate | others, others, told)
     return Held(tuple(testimonies), tuple(wrong), cuts=cuts)
 
@@ -126,7 +126,7 @@ def _needed(
     needed = []
     for index in sorted(asked)[:_MOST_ASKED]:
         stops.held = held - {index}
-        if not agrees_at_once(world, names, index + 1):
+        if not _agrees(world, names, index + 1):
             needed.append(index)
     stops.held = held
     chosen = needed or sorted(asked)
@@ -136,9 +136,13 @@ def _needed(
 def _moved_alone(world: World, stops: StopGradients, names: Sequence[str]) -> tuple[str, ...]:
     """The leaves whose gradient is not the plain derivative."""
     held, stops.held = stops.held, frozenset()
-    found = tuple(name for name in names[:_MOST_LEAVES] if not agrees_at_once(world, [name], 1))
+    found = tuple(name for name in names[:_MOST_LEAVES] if not _agrees(world, [name], 1))
     stops.held = held
     return found
+
+
+def _agrees(world: World, names: Sequence[str], seed: int) -> bool:
+    return glance(world, names, "", seed) is not None
 
 
 def _unanswered(stops: StopGradients, testimonies: Sequence[Testimony]) -> Held:

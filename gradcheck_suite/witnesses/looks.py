@@ -11,7 +11,7 @@ from ..evidence import Comparison, Outcome, Testimony
 from .direction import Direction
 from .float64_world import DOUBLE, World
 
-__all__ = ["WITNESS", "Look", "agrees_at_once", "look"]
+__all__ = ["WITNESS", "Look", "glance", "look"]
 
 WITNESS = "finite_difference"
 _LEVELS = 4
@@ -87,19 +87,31 @@ def _descend(world: World, move: Direction, terms: float, deadline: float) -> _L
     return _Ladder(slope, shrinks, False, step * precision.ratio)
 
 
+def glance(world: World, names: Sequence[str], subject: str, seed: int) -> Look | None:
+    """A look that only ever agrees: None where small steps do not settle it."""
+    move = _direction(world, names, seed)
+    near = _near(world, move, move.inner(world.gradients), move.terms(world.norms))
+    if near is None:
+        return None
+    reason = _with_precision(world, near, _speaks(world, names))
+    statement = Testimony(WITNESS, subject, Outcome.AGREE, near, reason, float(near.expected.real))
+    return Look(Outcome.AGREE, statement)
+
+
 def look(world: World, names: Sequence[str], subject: str, seed: int, deadline: float) -> Look:
-    """Compare differences along one direction with the gradient's inner product with it."""
+    """Compare differences along one direction with the gradient's inner product with it.
+
+    Raises:
+        Abstain: the function is not the same from run to run.
+    """
+    if time.monotonic() <= deadline:
+        seen = glance(world, names, subject, seed)
+        if seen is not None:
+            return seen
+        world.repeat()
     move = _direction(world, names, seed)
     expected = move.inner(world.gradients)
     terms = move.terms(world.norms)
-    elements = sum(world.leaves[name].numel() for name in names)
-    speaks = f"speaks for the {'float64' if world.wide else world.precision.name} run, {elements} elements at once"
-    if time.monotonic() <= deadline:
-        near = _near(world, move, expected, terms)
-        if near is not None:
-            outcome, value = Outcome.AGREE, float(near.expected.real)
-            return Look(outcome, Testimony(WITNESS, subject, outcome, near, _with_precision(world, near, speaks), value))
-        world.repeat()
     ladder = _descend(world, move, terms, deadline)
     precision, slope = world.precision, ladder.slope
     outcome, comparison, reason = judge_slope(
@@ -121,6 +133,7 @@ def look(world: World, names: Sequence[str], subject: str, seed: int, deadline: 
             cause = "error"
     elif comparison is not None:
         reason = _with_precision(world, comparison, reason)
+    speaks = _speaks(world, names)
     reason = f"{reason}; {speaks}" if reason else speaks
     value = slope.value if slope else None
     return Look(outcome, Testimony(WITNESS, subject, outcome, comparison, reason, value), cause)
@@ -151,15 +164,14 @@ def _step(world: World, move: Direction, step: float) -> Difference | None:
     return None if plus is None or minus is None else Difference(step, plus, minus)
 
 
+def _speaks(world: World, names: Sequence[str]) -> str:
+    elements = sum(world.leaves[name].numel() for name in names)
+    return f"speaks for the {'float64' if world.wide else world.precision.name} run, {elements} elements at once"
+
+
 def _with_precision(world: World, comparison: Comparison, text: str) -> str:
     if world.precision is DOUBLE or not comparison.scale:
         return text
     allowed = comparison.tolerance / comparison.scale
     said = f"values pass through {world.precision.name}: compared to {allowed:.1g}"
     return f"{said}; {text}" if text else said
-
-
-def agrees_at_once(world: World, names: Sequence[str], seed: int) -> bool:
-    """Whether one small step settles agreement; half of a look, for asking often."""
-    move = _direction(world, names, seed)
-    return _near(world, move, move.inner(world.gradients), move.terms(world.norms)) is not None
