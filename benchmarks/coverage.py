@@ -42,6 +42,7 @@ class PartSummary:
         nodes: by how they were verified (``meaning``, ``decomposition``, ``numerical``, ``inconclusive``).
         disagreements: gradients that differ.
         forward_disagreements: engine values that differ from torch's outputs.
+        torch_bugs: those of both kinds that are bugs of torch, with a reproduction in docs/torch_bugs; not counted above.
         failed: entries that raised.
     """
 
@@ -52,6 +53,7 @@ class PartSummary:
     nodes: Counter[str] = field(default_factory=Counter)
     disagreements: int = 0
     forward_disagreements: int = 0
+    torch_bugs: Counter[str] = field(default_factory=Counter)
     failed: int = 0
     seconds: float = 0.0
 
@@ -160,6 +162,7 @@ def _add(summary: PartSummary, result: dict[str, Any]) -> None:
     summary.nodes.update(result.get("nodes", {}))
     summary.disagreements += len(result.get("disagreements", ()))
     summary.forward_disagreements += len(result.get("forward", ()))
+    summary.torch_bugs.update(result.get("torch_bugs", {}))
     summary.failed += bool(result["error"])
     summary.verified += bool(result.get("verified"))
 
@@ -187,6 +190,10 @@ def _print_details(part: str, results: Sequence[dict[str, Any]], console: Consol
 
     show("disagreements", [f"{r['name']}: {d}" for r in results for d in r.get("disagreements", ())])
     show("forward values that differ", [f"{r['name']}: {d}" for r in results for d in r.get("forward", ())])
+    show(
+        "bugs of torch",
+        [f"{r['name']}: {bug} (x{n})" for r in results for bug, n in r.get("torch_bugs", {}).items()],
+    )
     show("entries that raised", [f"{r['name']}: {r['error']}" for r in results if r["error"]])
     unverified = [
         f"{r['name']}: {reason} (x{count})" for r in results for reason, count in r.get("reasons", {}).items()
@@ -198,7 +205,7 @@ def _table(summaries: dict[str, PartSummary]) -> Table:
     table = Table(title="What the engine verified")
     for column in (
         "part", "entries", "fully verified", "samples", "meaning", "decomposition", "numerical", "inconclusive",
-        "disagree", "forward differs", "raised", "s",
+        "disagree", "forward differs", "torch bugs", "raised", "s",
     ):  # fmt: skip
         table.add_column(column, justify="left" if column == "part" else "right")
     for part, s in summaries.items():
@@ -208,7 +215,7 @@ def _table(summaries: dict[str, PartSummary]) -> Table:
         ]
         table.add_row(
             part, str(s.entries), f"{s.verified} ({share:.1f} %)", str(s.samples), *kinds, str(s.disagreements),
-            str(s.forward_disagreements), str(s.failed), f"{s.seconds:.0f}",
+            str(s.forward_disagreements), str(s.torch_bugs.total()), str(s.failed), f"{s.seconds:.0f}",
         )  # fmt: skip
     return table
 

@@ -7,6 +7,7 @@ cannot be run is counted and named.
 
 from __future__ import annotations
 
+import ast
 import signal
 import time
 import warnings
@@ -14,6 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -70,6 +73,7 @@ class Result:
         nodes: by how they were verified.
         disagreements: texts, one per gradient that differs.
         forward: texts, one per engine value that differs from torch's.
+        torch_bugs: disagreements of either kind that have a reproduction in docs/torch_bugs, by its name.
         reasons: why nodes or sums were not verified.
         error: what was raised, or "".
     """
@@ -81,6 +85,7 @@ class Result:
     nodes: Counter[str] = field(default_factory=Counter)
     disagreements: list[str] = field(default_factory=list)
     forward: list[str] = field(default_factory=list)
+    torch_bugs: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     error: str = ""
     seconds: float = 0.0
@@ -88,7 +93,7 @@ class Result:
     @property
     def verified(self) -> bool:
         """Every node of every run was verified by a meaning, a decomposition or numerically, and all agree."""
-        return not (self.error or self.disagreements or self.forward or self.reasons)
+        return not (self.error or self.disagreements or self.forward or self.reasons or self.torch_bugs)
 
 
 # -- the three parts -------------------------------------------------------------------------------------------
@@ -254,13 +259,29 @@ def _count(node: NodeRecord, verdict: NodeVerdict, result: Result) -> None:
     for testimony in verdict.testimonies:
         if testimony.outcome is Outcome.AGREE:
             continue
+        forward = testimony.subject.startswith("value of output")
+        bug = known_torch_bugs().get(verdict.op)
+        if bug is not None and (forward or testimony.outcome is Outcome.DISAGREE):
+            result.torch_bugs[bug] += 1
+            continue
         text = f"{verdict.op}({_arguments(node)}): {testimony.subject}: {_numbers(testimony)}"
-        if testimony.subject.startswith("value of output"):
+        if forward:
             result.forward.append(text)
         elif testimony.outcome is Outcome.DISAGREE:
             result.disagreements.append(text)
         else:
             _add_reason(result, f"{verdict.op}: {testimony.reason}")
+
+
+@lru_cache(maxsize=1)
+def known_torch_bugs() -> dict[str, str]:
+    """Reproduction by operation: docs/torch_bugs/*.py name the operations they are about in ``OPS``."""
+    found: dict[str, str] = {}
+    for path in sorted((Path(__file__).parents[1] / "docs" / "torch_bugs").glob("*.py")):
+        for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "OPS":
+                found.update(dict.fromkeys(ast.literal_eval(statement.value), path.name))
+    return found
 
 
 def _add_reason(result: Result, reason: str) -> None:

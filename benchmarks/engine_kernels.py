@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gradcheck_suite.engine import Tensor, ops
+from gradcheck_suite.engine import Tensor, grad, ops
 
 Run = Callable[[], None]
 
@@ -178,11 +178,10 @@ def engine_run(case: Case) -> Run:
     arguments = [Tensor(a, requires_grad=True) if a.dtype.kind == "f" else a for a in case.inputs]
     cotangent = Tensor(np.random.default_rng(1).standard_normal(case.engine(*arguments).shape))
 
+    wanted = [a for a in arguments if isinstance(a, Tensor)]
+
     def run() -> None:
-        for a in arguments:
-            if isinstance(a, Tensor):
-                a.grad = None
-        case.engine(*arguments).backward(cotangent)
+        grad(case.engine(*arguments), wanted, cotangents=cotangent)
 
     return run
 
@@ -192,10 +191,10 @@ def torch_run(case: Case) -> Run:
     arguments = [torch.tensor(a, requires_grad=a.dtype.kind == "f") for a in case.inputs]
     cotangent = torch.randn(case.torch(*arguments).shape, dtype=torch.float64)
 
+    wanted = [a for a in arguments if a.requires_grad]
+
     def run() -> None:
-        for a in arguments:
-            a.grad = None
-        case.torch(*arguments).backward(cotangent)
+        torch.autograd.grad(case.torch(*arguments), wanted, cotangent)
 
     return run
 

@@ -60,7 +60,9 @@ class GraphScatter(nn.Module):
         for _ in range(2):
             pairs = torch.cat([nodes[source], nodes[target]], dim=1)
             score = self.score(pairs).squeeze(1)
-            top = torch.full((len(nodes),), -torch.inf).scatter_reduce(0, target, score, "amax", include_self=True)
+            top = torch.full((len(nodes),), -torch.inf).scatter_reduce(
+                0, target, score, "amax", include_self=True
+            )
             weight = (score - top[target]).exp()
             total = torch.zeros(len(nodes)).scatter_add_(0, target, weight)
             attention = weight / (total[target] + 1e-9)
@@ -285,7 +287,9 @@ class Autoencoder3d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h, where = self.pool(self.act(self.norm(self.enter(x))))
         out = self.leave(self.unpool(h, where))
-        return F.smooth_l1_loss(F.interpolate(out, scale_factor=1.5, mode="trilinear", align_corners=False).mean(), x.mean())
+        return F.smooth_l1_loss(
+            F.interpolate(out, scale_factor=1.5, mode="trilinear", align_corners=False).mean(), x.mean()
+        )
 
 
 class SpatialTransformer(nn.Module):
@@ -299,7 +303,9 @@ class SpatialTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         start = torch.tensor([1.0, 0, 0, 0, 1.0, 0])
         theta = (start + 0.1 * self.locate(x)).view(-1, 2, 3)
-        moved = F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
+        moved = F.grid_sample(
+            x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False
+        )
         return F.adaptive_avg_pool2d(F.elu(self.conv(moved)), 1).flatten()
 
 

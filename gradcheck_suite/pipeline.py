@@ -182,10 +182,13 @@ def check_gradients(
         dot = draw_graph([t for _, t in run.outputs], run.leaves, run.autograd_nodes)
         clock.lap("drawing")
         restore()
+        named = {**parameters, **prepared.leaves}
+        # What no gradient reaches may still reach the output, around autograd.
+        around = {} if patterns is not None else {name: named[name] for name in run.unreached}
         difference = finite_difference(
             model,
             prepared,
-            run.leaves,
+            {**run.leaves, **around},
             [(path, cotangent) for (path, _), cotangent in zip(run.outputs, run.cotangents)],
             loss=loss,
             budget=budget,

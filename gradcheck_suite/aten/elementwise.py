@@ -66,9 +66,10 @@ def round_decimals(self, *, decimals):
 def logit(self, eps=None):
     """``log(x / (1 - x))`` with ``x`` clamped to ``[eps, 1 - eps]`` when eps is given; where eps is above 1/2 the lower
     bound is looked at first."""
-    x = self if eps is None else e.where(raw(self) < eps, eps, e.minimum(self, max(eps, 1.0 - eps)))
-    if eps is not None and eps > 0.5:
-        x = e.where(raw(self) < eps, eps, 1.0 - eps)
+    x = self
+    if eps is not None:
+        value = raw(self)
+        x = e.where(value < eps, eps, e.where(value > 1.0 - eps, 1.0 - eps, self))
     return e.subtract(e.log(x), e.log1p(e.negative(x)))
 
 

@@ -64,8 +64,12 @@ def sampled_addmm(self, mat1, mat2, *, beta=1, alpha=1):
 
 @meaning("aten::_sparse_mm_reduce_impl")
 def sparse_mm_reduce(self, other, reduce):
-    """Product of a sparse matrix with a dense one, in which the products of a row are reduced."""
+    """Product of a sparse matrix with a dense one, in which the products of a row are reduced.
+
+    What is not stored is no variable: its gradient is zero.
+    """
     stored = raw(self) != 0
+    self = e.where(stored, self, 0.0)
     counts = np.maximum(stored.sum(axis=1), 1).astype(np.float64)[:, None]
     if reduce in ("sum", "mean"):
         product = e.matmul(self, other)

@@ -50,12 +50,18 @@ class GraphRecording:
         self.refused: UnrecordableError | None = None
         self._received: dict[int, tuple[TensorValue | None, ...]] = {}
         self._returned: dict[int, tuple[TensorValue | None, ...]] = {}
+        self._started: tuple[TensorValue | None, ...] = ()
 
     @contextmanager
-    def observing(self) -> Iterator[None]:
-        """Hooks on every node while the block runs the backward."""
+    def observing(self, cotangents: Sequence[torch.Tensor | None] = ()) -> Iterator[None]:
+        """Hooks on every node while the block runs the backward.
+
+        Args:
+            cotangents: what it starts from, one per output; a backward that writes into its argument may overwrite them.
+        """
         recorder = self._recorder
         handles = []
+        self._started = self._hold(cotangents)
 
         def before(key: int) -> Any:
             def hook(cotangents: Sequence[torch.Tensor | None]) -> None:
@@ -124,14 +130,15 @@ class GraphRecording:
             for record in nodes.values():
                 record.edges = tuple(e if e is not None and e.node in needed else None for e in record.edges)
         roots = []
-        for output, cotangent in zip(self._outputs, cotangents):
+        for number, (output, cotangent) in enumerate(zip(self._outputs, cotangents)):
+            started = self._started[number] if number < len(self._started) else None
             node = output.grad_fn
             place = (recorder.leaf_key(output), 0) if node is None else (recorder.node_key(node), output.output_nr)
             if place[0] not in nodes:  # an output that is itself a leaf
                 nodes[place[0]] = NodeRecord(
                     key=place[0], name="AccumulateGrad", role="leaf", leaf_name=leaf_names.get(place[0], "")
                 )
-            roots.append(Root(*place, recorder.hold(cotangent), values.get(place)))
+            roots.append(Root(*place, started or recorder.hold(cotangent), values.get(place)))
         return Trace(
             ops=recorder.ops,
             nodes=nodes,

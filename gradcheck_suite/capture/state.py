@@ -207,7 +207,8 @@ class _TensorRecord:
         return self.version is not None and self.tensor._version == self.version
 
     def _restore_contents(self) -> None:
-        assert self.stretch is not None and self.contents is not None
+        assert self.stretch is not None
+        assert self.contents is not None
         # Written only where needed: the memory may be mapped read-only or shared with other processes.
         if self.stretch.is_conj() or self.stretch.is_neg() or not _same_bits(self.stretch, self.contents):
             self.sly = self.version is None or self.tensor._version == self.version
@@ -216,9 +217,9 @@ class _TensorRecord:
 
 
 def _restore_mapping(mapping: dict[Any, Any], saved: dict[Any, Any]) -> None:
-    if len(mapping) == len(saved) and all(map(is_, mapping, saved)):
-        if all(map(is_, mapping.values(), saved.values())):
-            return
+    same_keys = len(mapping) == len(saved) and all(map(is_, mapping, saved))
+    if same_keys and all(map(is_, mapping.values(), saved.values())):
+        return
     for key in [key for key in mapping if key not in saved]:
         del mapping[key]
     for key, value in saved.items():

@@ -27,9 +27,11 @@ __all__ = ["Exit", "StopGradients", "StrayedError"]
 
 _DETACHING = {torch.detach, Tensor.detach, Tensor.detach_}
 _NUMBERS = {Tensor.item, Tensor.tolist, Tensor.__float__, Tensor.__complex__}
-_ARRAYS = {Tensor.numpy, Tensor.__array__}
+_ARRAYS: set[Any] = {Tensor.numpy, Tensor.__array__}
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 _SET_GRAD_ENABLED = torch._C._set_grad_enabled
+# These take nothing of a tensor but its shape.
+_CREATING = {"new_empty", "new_empty_strided", "new_zeros", "new_ones", "new_full"}
 # These end like in-place operations, and write no values.
 _NO_WRITES = {"requires_grad_", "detach_", "share_memory_", "rename_", "__int__", "__index__", "__invert__"}
 
@@ -182,6 +184,9 @@ class StopGradients(TorchFunctionMode):
             return "" if quiet else "no_grad"
         if not torch.is_grad_enabled():
             return ""  # a custom Function's forward
+        name = getattr(func, "__name__", "")
+        if name in _CREATING or name.endswith("_like"):
+            return ""
         first = args[0] if args else None
         if not isinstance(first, Tensor):
             return "maybe" if _tracks(args, kwargs) else ""
@@ -211,7 +216,9 @@ class StopGradients(TorchFunctionMode):
         target = _target(func, args, kwargs)
         if target is None and all(value is None for value in values):
             return  # a shape, a device: nothing that moves
-        location, _ = self._sources.find(2, look_for_function=False)
+        location, function = self._sources.find(2, look_for_function=True)
+        if function is not None:
+            location = self._sources.caller_of(function)
         place = Exit(kind, location)
         if place not in self.exits:
             self.exits.append(place)
@@ -344,7 +351,7 @@ def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _body(function: python_types.FunctionType) -> Callable[..., Any] | None:
     """The body of a ``torch.nn.functional`` function that detaches (``gumbel_softmax``), open to modes."""
     if function.__module__ != "torch.nn.functional" or "detach" not in function.__code__.co_names:

@@ -29,23 +29,29 @@ def to_array(tensor: torch.Tensor) -> Array:
 
     float16, bfloat16 and float8 come back as float32 (exactly), quantised tensors dequantised, sparse ones dense.
     """
-    with _disable_current_modes(), torch.no_grad():
-        t = tensor.detach()
-        if t.is_quantized:
-            t = t.dequantize()
-        if t.layout is not torch.strided:
-            t = t.to_dense()
-        if t.is_conj():
-            t = t.resolve_conj()
-        if t.is_neg():
-            t = t.resolve_neg()
-        if t.device.type != "cpu":
-            t = t.cpu()
-        if t.dtype.is_floating_point and t.dtype not in (torch.float32, torch.float64):
-            t = t.to(torch.float32)
-        elif t.dtype is torch.complex32:
-            t = t.to(torch.complex64)
-        return _as_numpy(t)
+    if not torch._C._len_torch_dispatch_stack():
+        return _converted(tensor)
+    with _disable_current_modes():
+        return _converted(tensor)
+
+
+def _converted(tensor: torch.Tensor) -> Array:
+    t = tensor.detach() if tensor.requires_grad else tensor
+    if t.is_quantized:
+        t = t.dequantize()
+    if t.layout is not torch.strided:
+        t = t.to_dense()
+    if t.is_conj():
+        t = t.resolve_conj()
+    if t.is_neg():
+        t = t.resolve_neg()
+    if t.device.type != "cpu":
+        t = t.cpu()
+    if t.dtype.is_floating_point and t.dtype not in (torch.float32, torch.float64):
+        t = t.to(torch.float32)
+    elif t.dtype is torch.complex32:
+        t = t.to(torch.complex64)
+    return _as_numpy(t)
 
 
 def _as_numpy(tensor: torch.Tensor) -> Array:

@@ -26,7 +26,16 @@ import numpy as np
 from ..evidence import Array, Comparison, Outcome
 from .patterns import describe
 
-__all__ = ["EPS", "SPREAD", "ULPS", "accumulation", "coarsest_eps", "is_differentiable_dtype", "judge"]
+__all__ = [
+    "EPS",
+    "HALF_SPREAD",
+    "SPREAD",
+    "ULPS",
+    "accumulation",
+    "coarsest_eps",
+    "is_differentiable_dtype",
+    "judge",
+]
 
 EPS: Mapping[str, float] = {
     "float64": 2.0**-52,
@@ -51,6 +60,12 @@ _HALF_ULPS = 4.0
 
 SPREAD = 16.0
 """How many times the measured noise an error may be: two samples estimate a spread only roughly."""
+
+HALF_SPREAD = 4.0
+"""The same for half precisions, where sixteen would let a gradient pass that is wrong by a fifth.
+
+The samples move every result by up to eps, three times the deviation of a rounding to nearest, and torch computes in
+float32 in between."""
 
 # Smallest normal number by dtype: below it, results are flushed or lose digits, whatever the operation.
 _TINY: Mapping[str, float] = {"float32": 2.0**-126, "complex64": 2.0**-126, "float16": 2.0**-14, "bfloat16": 2.0**-126}
@@ -93,7 +108,7 @@ def judge(
     noise: Callable[[], Array] | None = None,
     input_value: Callable[[], Array] | None = None,
     slack: float = 1.0,
-    spread: float = SPREAD,
+    spread: float | None = None,
     explain: bool = True,
 ) -> tuple[Outcome, Comparison]:
     """Compare every element of an actual gradient with the expected one.
@@ -106,7 +121,8 @@ def judge(
         input_value: value of the tensor that the gradient belongs to, for describing a pattern; called only on
             disagreement.
         slack: multiplies the first term, for quantities that went through several operations.
-        spread: how many times the measured noise an error may be.
+        spread: how many times the measured noise an error may be; default: ``SPREAD``, or ``HALF_SPREAD`` for half
+            precisions.
         explain: look for a pattern when they disagree.
 
     Returns:
@@ -152,7 +168,8 @@ def judge(
         wrong = error > tolerance
         if noise is not None and wrong.any():
             # Where the noise itself is not finite nothing can be wrong: comparing with NaN is False.
-            tolerance = noise() * spread + tolerance
+            factor = spread if spread is not None else SPREAD if dtype in ULPS else HALF_SPREAD
+            tolerance = noise() * factor + tolerance
             wrong = error > tolerance
             if unknown is None and not wrong.any():
                 worst = int(np.argmax(error))

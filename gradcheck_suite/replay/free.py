@@ -54,6 +54,11 @@ class _Runner:
         self.missing: dict[str, str] = {}
         self.operations = 0
         self.function: int | None = None
+        # Memories whose history the running Function's node continues: those of its tracked inputs, and its own.
+        self.connected: set[int] = set()
+        self.nodes_by_call = {
+            node.function.number: node for node in trace.nodes.values() if node.function is not None
+        }
 
     def leaf(self, ref: TensorRef) -> Tensor:
         """The engine's leaf for a tensor that torch treats as one, with its contents at this time."""
@@ -74,16 +79,23 @@ class _Runner:
         if not is_differentiable(ref.dtype):
             return to_engine_array(ref)
         if self.function is not None:
-            return self.memory.read(ref)
+            value = self.memory.read(ref)
+            tracked = not isinstance(value, Tensor) or ref.storage in self.connected
+            return value if tracked else value.detach()
         if ref.edge is None:
             value = self.memory.read(ref)
             return value.detach() if isinstance(value, Tensor) and value.requires_grad else value
         if ref.edge[0] < 0:
             return self.leaf(ref)
         epoch, tracked = self.by_edge.get(ref.edge, (-1, None))
-        if epoch == ref.epoch and isinstance(tracked, Tensor) and tracked.shape == ref.shape:
-            # Another tensor may look at the same memory with another history (``y.detach().requires_grad_()``).
-            return tracked
+        if isinstance(tracked, Tensor) and tracked.shape == ref.shape:
+            if epoch == ref.epoch:
+                # Another tensor may look at the same memory with another history (``y.detach().requires_grad_()``).
+                return tracked
+            # Written since, and autograd has not noticed: new contents, but the history that it always had.
+            content = self.memory.read(ref)
+            if isinstance(content, Tensor) and content.dtype == tracked.dtype:
+                return tracked + Tensor(content.data - tracked.data)
         constants = len(self.memory.constants)
         value = self.memory.read(ref)
         if isinstance(value, Tensor) and not value.requires_grad and len(self.memory.constants) > constants:
@@ -123,20 +135,28 @@ class _Runner:
 
     def _enter_function(self, op: OpRecord) -> None:
         """Bind what autograd tracks, so that reads by memory inside the forward are connected."""
+        assert op.function is not None
         self.function = None
+        if op.function.shared_memory:
+            self.missing.setdefault(f"call {op.function.number}", op.function.shared_memory)
+        node = self.nodes_by_call.get(op.function.number)
+        self.connected = set() if node is None else {ref.storage for ref in node.inputs if ref is not None}
         for other in self.trace.ops[op.index :]:
             if other.function is not op.function:
                 break
             for ref in _tensors((other.args, tuple(other.kwargs.values()))):
-                if ref.edge is not None and ref.edge[0] < 0:
-                    self.leaf(ref)
-        assert op.function is not None
+                if ref.edge is not None:
+                    self.connected.add(ref.storage)
+                    if ref.edge[0] < 0:
+                        self.leaf(ref)
         self.function = op.function.number
 
     def _store(self, op: OpRecord, results: list[tuple[TensorRef, Any]]) -> None:
         written = {id(after): before for before, after in op.written}
         inputs = {ref.storage for ref in _tensors((op.args, tuple(op.kwargs.values())))}
         for ref, value in results:
+            if self.function is not None:
+                self.connected.add(ref.storage)
             if self.function is None and ref.edge is None and isinstance(value, Tensor) and value.requires_grad:
                 value = value.detach()
             if id(ref) in written and not looks_anew(op):

@@ -53,7 +53,8 @@ class LocalGradients:
         groups: per group, the positions of the edges whose gradients are to be added up before comparing; a single
             position except where one tensor went into a custom Function several times.
         outputs: per slot, the engine's value of the forward result, or None.
-        noise: measures the elementwise noise of the gradient of one group for a relative eps.
+        noise: measures the elementwise noise of the gradient of one group for a relative eps, from ``count`` samples
+            (third argument; two by default).
         output_noise: the same for the forward value of one slot.
         difference: a finite difference of the forward along (group, index of an element, unit), where the unit is
             1 or, for complex inputs, 1j.
@@ -65,8 +66,8 @@ class LocalGradients:
     gradients: list[Array]
     groups: list[tuple[int, ...]]
     outputs: list[Array | None]
-    noise: Callable[[int, float], Array]
-    output_noise: Callable[[int, float], Array]
+    noise: Callable[..., Array]
+    output_noise: Callable[..., Array]
     difference: Callable[[int, tuple[int, ...], complex], LocalDifference | None]
     how: str = "meaning"
     project: Callable[[int, Array], Array] | None = None
@@ -129,19 +130,19 @@ def local_gradients(
     rng = np.random.default_rng(seed)
     samples: dict[float, list[tuple[list[Array], list[Array | None]]]] = {}
 
-    def sampled(eps: float) -> list[tuple[list[Array], list[Array | None]]]:
-        known = samples.get(eps)
-        if known is None:
-            known = samples[eps] = [_evaluate(node, groups, weights, eps, rng) for _ in range(2)]
+    def sampled(eps: float, count: int) -> list[tuple[list[Array], list[Array | None]]]:
+        known = samples.setdefault(eps, [])
+        while len(known) < count:
+            known.append(_evaluate(node, groups, weights, eps, rng))
         return known
 
-    def noise(group: int, eps: float) -> Array:
-        return measured_spread([g[group] for g, _ in sampled(eps)], grads[group])
+    def noise(group: int, eps: float, count: int = 2) -> Array:
+        return measured_spread([g[group] for g, _ in sampled(eps, count)], grads[group])
 
-    def output_noise(slot: int, eps: float) -> Array:
+    def output_noise(slot: int, eps: float, count: int = 2) -> Array:
         exact = outputs[slot]
         assert exact is not None
-        return measured_spread([np.asarray(o[slot]) for _, o in sampled(eps)], exact)
+        return measured_spread([np.asarray(o[slot]) for _, o in sampled(eps, count)], exact)
 
     def difference(group: int, index: tuple[int, ...], unit: complex) -> LocalDifference | None:
         return _difference(node, groups, weights, group, index, unit)
@@ -236,7 +237,7 @@ def _moved(
         outputs = _moved_by_operation(node, ref, leaf, slots)
     gradients = _pull_back(node, groups, [leaf], outputs, weights, None, None)
 
-    def exact(_: int, __: float) -> Array:
+    def exact(_: int, __: float, ___: int = 2) -> Array:
         return np.zeros(())
 
     return LocalGradients(gradients, groups, [], exact, exact, lambda *_: None)

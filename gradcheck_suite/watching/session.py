@@ -181,7 +181,7 @@ class Session:
         if graph is None or not plan:
             with recorder.backward_phase():
                 return original(outputs, *args, **kwargs)
-        with graph.observing():
+        with graph.observing((args[0] if args else None) or ()):
             result = original(outputs, *args, **kwargs)
         began = time.perf_counter()
         try:

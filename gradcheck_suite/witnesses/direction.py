@@ -25,7 +25,7 @@ _TYPICAL = math.sqrt(sum(k * k for k in range(64, 128)) / 64.0) * _UNIT
 def signed_bytes(count: int, generator: torch.Generator) -> Tensor:
     """``int8[count]``: random signs, magnitudes 64 to 128, so that every element takes part in every direction."""
     words = torch.empty((count + 7) // 8, dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    for piece in words.split(_PIECE // 8):
+    for piece in torch.split(words, _PIECE // 8):
         # In two's complement the magnitude is at least 64 just when the second bit is not the first.
         second = piece.bitwise_not().bitwise_right_shift_(1).bitwise_and_(_SECOND)
         piece.bitwise_and_(_KEPT).bitwise_or_(second)
@@ -147,4 +147,4 @@ def _pieces(*rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
     if rows[0].numel() <= _PIECE:
         yield rows
         return
-    yield from zip(*(row.split(_PIECE) for row in rows))
+    yield from zip(*(torch.split(row, _PIECE) for row in rows))

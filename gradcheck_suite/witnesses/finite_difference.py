@@ -167,7 +167,9 @@ class _Examination:
         if not wrong and first.outcome is Outcome.AGREE and 0 < len(silent) < len(self.names):
             # Autograd says that these have no effect at all. Beside loud leaves a small effect would drown, and behind
             # a layer of zeros (a fresh head) there is none to see at this point.
-            self._displace(f"at the given one {len(silent)} of {len(self.names)} gradients are zero")
+            zero = [name for name in silent if name not in self.world.absent]
+            if zero:
+                self._displace(f"at the given one {len(zero)} of {len(self.names)} gradients are zero")
             more, wrong = self._confirm(silent, self.first(silent), 1)
             testimonies += more
         return testimonies, tuple(wrong)

@@ -77,6 +77,7 @@ class World:
     norms: dict[str, float] = field(default_factory=dict)
     stops: StopGradients | None = None
     unusable: list[str] = field(default_factory=list)
+    absent: set[str] = field(default_factory=set)
     noise: float = 0.0
     seconds: float = 0.0
     evaluations: int = 0
@@ -228,11 +229,12 @@ class World:
             mode: Any = InFloat64() if self.wide else torch.enable_grad()
             with mode:
                 found = torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True)
-        self.unusable = []
+        self.unusable, self.absent = [], set()
         self.gradients, self.norms = {}, {}
         for name, gradient in zip(names, found):
             leaf = self.leaves[name]
             if gradient is None:
+                self.absent.add(name)
                 self.gradients[name], self.norms[name] = torch.zeros_like(flat(leaf.data)), 0.0
                 continue
             gradient = gradient.detach()

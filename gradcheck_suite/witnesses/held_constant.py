@@ -147,7 +147,9 @@ def _agrees(world: World, names: Sequence[str], seed: int) -> bool:
 
 def _unanswered(stops: StopGradients, testimonies: Sequence[Testimony]) -> Held:
     if stops.strayed:
-        doubt = "the function takes another course when it is moved: its stop-gradients cannot be held constant"
+        doubt = (
+            "the function takes another course when it is moved: its stop-gradients cannot be held constant"
+        )
     elif stops.aliased:
         doubt = "a detached value shares its memory with one that is overwritten: it cannot be held constant"
     else:

@@ -98,7 +98,7 @@ def numerical_gradients(
         axes = tuple(range(1, chosen.ndim))
         return np.asarray(np.real(np.conj(chosen) * actual).sum(axis=axes))
 
-    def noise(number: int, _: float) -> Array:
+    def noise(number: int, _: float, __: int = 2) -> Array:
         return errors[number] / SPREAD
 
     def difference(_: int, __: tuple[int, ...], ___: complex) -> LocalDifference | None:

@@ -166,7 +166,9 @@ def _step(world: World, move: Direction, step: float) -> Difference | None:
 
 def _speaks(world: World, names: Sequence[str]) -> str:
     elements = sum(world.leaves[name].numel() for name in names)
-    return f"speaks for the {'float64' if world.wide else world.precision.name} run, {elements} elements at once"
+    return (
+        f"speaks for the {'float64' if world.wide else world.precision.name} run, {elements} elements at once"
+    )
 
 
 def _with_precision(world: World, comparison: Comparison, text: str) -> str:

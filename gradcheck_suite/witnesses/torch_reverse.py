@@ -183,13 +183,15 @@ def record_reverse(
     leaves, leaf_names = _name_leaves(recorder, graph, tensors, named_leaves)
     wanted = _select(leaves, wrt, named_leaves)
     reentrant = any(node.name().endswith("CheckpointFunctionBackward") for node in graph.nodes)
-    with graph.observing(), recorder:
+    # Copies: a backward that writes into its argument would change what the other witnesses are asked with.
+    started = [cotangent.clone() for cotangent in cotangents]
+    with graph.observing(started), recorder:
         try:
             if reentrant:
-                found = _reentrant_backward(tensors, list(wanted.values()), cotangents, named_leaves.values())
+                found = _reentrant_backward(tensors, list(wanted.values()), started, named_leaves.values())
             else:
                 found = torch.autograd.grad(
-                    tensors, list(wanted.values()), cotangents, retain_graph=True, allow_unused=True
+                    tensors, list(wanted.values()), started, retain_graph=True, allow_unused=True
                 )
         except Exception as error:
             raise ModelError(_raised("running the backward", error, (), {})) from error

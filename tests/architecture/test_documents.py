@@ -11,21 +11,28 @@ from house import PACKAGE, ROOT
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-_PATH = re.compile(r"`((?:[\w.-]+/)+(?:[\w.-]+)?|[\w-]+\.(?:py|toml))`")
+# Folders end in a slash; files have a suffix.
+_PATH = re.compile(r"`((?:[\w.-]+/)+(?:[\w-]+\.\w+)?|[\w-]+\.(?:py|toml))`")
 _LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")
 _OUTPUTS = {"reports/demo.html", "reports/model.html"}  # written by a run
 
 
-def missing_paths(text: str) -> list[str]:
-    """Backticked paths in a text that are neither in the project nor in the package."""
+def missing_paths(text: str, beside: Path = ROOT) -> list[str]:
+    """Backticked paths in a text that are not in the project, the package, or the folder ``beside``."""
     named = {found[1] for found in _PATH.finditer(text)} - _OUTPUTS
-    places = (ROOT, PACKAGE, ROOT / "pytest_plugin")
+    places = [
+        beside,
+        *(folder for folder in beside.glob("*/") if beside != ROOT),
+        ROOT,
+        PACKAGE,
+        ROOT / "pytest_plugin",
+    ]
     return sorted(name for name in named if not any((place / name).exists() for place in places))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_path_exists(document: Path) -> None:
-    assert not missing_paths(document.read_text(encoding="utf-8"))
+    assert not missing_paths(document.read_text(encoding="utf-8"), document.parent)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gradcheck_suite.compare.differences import Difference, Slope, estimate_slope, judge_slope
+from gradcheck_suite.compare.differences import Difference, Slope, estimate_slope, judge_slope, meets
 from gradcheck_suite.evidence import Outcome
 
 EPSILON = 2.2e-16
@@ -124,3 +124,30 @@ def test_the_numbers_are_handed_on() -> None:
     assert comparison.expected == pytest.approx(1.0)
     assert comparison.error == pytest.approx(0.5)
     assert 0 < comparison.tolerance < 1e-4
+
+
+# ------------------------------------------------------------------------------------------- one step
+
+
+def once(f: Callable[[float], float], step: float = 4e-6) -> Difference:
+    return Difference(step, f(step) - f(0.0), f(-step) - f(0.0))
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_one_step_settles_agreement_where_it_is_smooth(name: str) -> None:
+    f, derivative = SMOOTH[name]
+    scale = max(abs(derivative), abs(f(0.0)))
+    numbers = meets(once(f), derivative, scale, 1e-5)
+    assert numbers is not None
+    assert numbers.error <= numbers.tolerance == 1e-5 * numbers.scale
+    for wrong in (derivative + 1e-3 * (scale or 1.0), derivative - (scale or 1.0)):
+        assert meets(once(f), wrong, scale, 1e-5) is None
+
+
+def test_one_step_settles_nothing_else() -> None:
+    assert meets(once(abs), 0.0, 0.0, 1e-5) is None  # a kink, though the mean slope is autograd's choice
+    assert meets(once(lambda t: 1e-2 * abs(t) + t), 1.0, 1.0, 1e-5) is None
+    assert meets(once(lambda t: 0.0), 1e-9, 1.0, 1e-5) is None  # flat, and the gradient is not
+    assert meets(once(lambda t: 0.0), 0.0, 1.0, 1e-5) is not None
+    assert meets(Difference(1e-6, math.nan, 0.0), 0.0, 1.0, 1e-5) is None
+    assert meets(once(math.sin), math.inf, 1.0, 1e-5) is None

@@ -214,6 +214,9 @@ def run_program(program: Sequence[Instruction], x: Tensor) -> Tensor:
             registers.append(VALUES[step.name](registers[a], registers[b], step.p, step.q))
         elif not _overlaps(registers[a]):
             target, other = registers[a], registers[b]
+            if not target.requires_grad and any(_same_memory(target, r) and r.requires_grad for r in registers):
+                # Two histories in one memory: what is written through a detached twin stays untracked.
+                other = other.detach()
             if _same_memory(target, other) and not _same_window(target, other):
                 # What a write from a partly overlapping window does, torch leaves undefined.
                 other = other.clone()

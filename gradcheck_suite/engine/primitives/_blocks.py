@@ -1,9 +1,16 @@
-"""Cutting arrays into parts that stay in the cache while a kernel takes several steps over them."""
+"""Walking through arrays fast: in parts that stay in the cache, without NumPy's buffers, summing with BLAS."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
 
 BLOCK_BYTES = 1 << 19
 """Bytes of input that are taken through all steps of a kernel at once."""
@@ -39,3 +46,84 @@ def merged(shape: tuple[int, ...], reduced: tuple[int, ...]) -> tuple[tuple[int,
 def kept_shape(shape: tuple[int, ...], reduced: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of statistics: reduced axes have length one."""
     return tuple(1 if i in reduced else n for i, n in enumerate(shape))
+
+
+def runs(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
+    """Slices that cut an array into cache-sized parts that are contiguous, for kernels without a reduced axis."""
+    axis, inner = len(shape), itemsize
+    while axis and (inner < BLOCK_BYTES or axis == len(shape)):
+        axis -= 1
+        inner *= shape[axis]
+    if inner <= BLOCK_BYTES:
+        yield ()
+        return
+    step = max(1, BLOCK_BYTES * shape[axis] // inner)
+    for outer in np.ndindex(*shape[:axis]):
+        head = tuple(slice(i, i + 1) for i in outer)
+        for start in range(0, shape[axis], step):
+            yield (*head, slice(start, start + step))
+
+
+def kept(part: tuple[slice, ...], reduced: tuple[int, ...]) -> tuple[slice, ...]:
+    """The same part of statistics, whose reduced axes have length one."""
+    return tuple(slice(None) if i in reduced else s for i, s in enumerate(part))
+
+
+class Scratch:
+    """Room for temporaries, allocated when first asked for and used again: fresh memory costs page faults."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.dtype, self.buffer = dtype, np.empty(0, dtype=dtype)
+
+    def __call__(self, shape: tuple[int, ...]) -> Array:
+        size = math.prod(shape)
+        if self.buffer.size < size:
+            self.buffer = np.empty(size, dtype=self.dtype)
+        return self.buffer[:size].reshape(shape)
+
+
+LONG = 64
+"""Innermost length from which one call per row costs less than what it saves."""
+
+
+@contextmanager
+def unbuffered(inner: int) -> Iterator[None]:
+    """Element-wise operations with broadcast or strided operands read them where they are.
+
+    NumPy copies such operands through a buffer of 8192 elements, to lengthen its inner loop; where rows have
+    ``inner`` >= 64 elements that takes two to three times as long as the operation itself (NumPy 2.4). Rows longer
+    than the buffer are not copied.
+    """
+    if inner < LONG:
+        yield
+        return
+    before = np.setbufsize(16)
+    try:
+        yield
+    finally:
+        np.setbufsize(before)
+
+
+def total(a: Array, reduced: tuple[int, ...]) -> Array:
+    """The sum over the ``reduced`` axes, kept with length one, of an array in :func:`merged` form.
+
+    A product with a vector of ones: BLAS reads the array once, at the speed of memory.
+    """
+    last = a.ndim - 1
+    if not reduced or a.dtype.kind not in "fc" or a.dtype.itemsize < 4:
+        return np.asarray(np.sum(a, axis=reduced, keepdims=True))
+    ones = np.ones(a.shape[reduced[-1]], dtype=a.dtype)
+    if reduced[-1] == last:
+        sums = np.expand_dims(np.matmul(a, ones), last)
+    else:  # the last axis is kept, the one before it is not
+        sums = np.expand_dims(np.matmul(ones, a), last - 1)
+    return np.asarray(np.sum(sums, axis=reduced[:-1], keepdims=True) if len(reduced) > 1 else sums)
+
+
+def total_of_products(a: Array, b: Array, reduced: tuple[int, ...], scratch: Array) -> Array:
+    """:func:`total` of ``a * b``, arrays of one shape and dtype in :func:`merged` form; may overwrite ``scratch``."""
+    last = a.ndim - 1
+    if reduced and reduced[-1] == last and a.shape[last] >= LONG and a.dtype.kind in "fc" and a.itemsize > 2:
+        sums = np.matmul(a[..., np.newaxis, :], b[..., np.newaxis])[..., 0]
+        return np.asarray(np.sum(sums, axis=reduced[:-1], keepdims=True) if len(reduced) > 1 else sums)
+    return total(np.multiply(a, b, out=scratch), reduced)

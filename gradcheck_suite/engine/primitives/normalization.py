@@ -1,7 +1,8 @@
 """The normalisations: layer, batch, group and root mean square.
 
-All normalisations are :func:`standardize` over some axes and then :func:`scale_shift`. The kernels reduce with
-``einsum`` and reuse their temporaries: what counts at these sizes is how often the array is walked through.
+All normalisations are :func:`standardize` over some axes and then :func:`scale_shift`. The kernels take parts of the
+array through all their steps while the cache holds them (:mod:`._blocks`): what counts at these sizes is how often
+memory is walked through.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..modes import THREAD
 from ..primitive import primitive
 from ..registry import derived
 from ..tensor import Tensor
-from ._blocks import blocks, kept_shape, merged
-from .arithmetic import add, conj, multiply
+from ._blocks import Scratch, blocks, kept, kept_shape, merged, runs, total, total_of_products, unbuffered
+from .arithmetic import add, conj
 from .reduction import mean as mean_over
+from .shape import broadcast_to
 
 Array = npt.NDArray[Any]
 Samples = list[tuple[tuple[Any, ...], dict[str, Any]]]
@@ -27,15 +30,6 @@ Samples = list[tuple[tuple[Any, ...], dict[str, Any]]]
 def _positive_axes(axes: int | Sequence[int], ndim: int) -> tuple[int, ...]:
     given = (axes,) if isinstance(axes, (int, np.integer)) else tuple(axes)
     return tuple(sorted(int(a) % ndim for a in given))
-
-
-def _mean_product(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
-    """mean(a b) over the axes, kept as axes of one, without the product in memory."""
-    kept = [i for i in range(a.ndim) if i not in axes]
-    count = math.prod(a.shape[i] for i in axes)
-    every = list(range(a.ndim))
-    total = np.einsum(a, every, b, every, kept)
-    return np.asarray(total / count).reshape([1 if i in axes else n for i, n in enumerate(a.shape)])
 
 
 def _standardize_samples(draw: Any) -> Samples:
@@ -55,23 +49,36 @@ def standardize(x: Array, *, axes: int | Sequence[int], eps: float) -> tuple[Arr
     """
     reduced = _positive_axes(axes, x.ndim)
     shape, where = merged(x.shape, reduced)
-    values, normal = x.reshape(shape), np.empty(shape, dtype=x.dtype)
+    count, values, normal = _count(x.shape, axes), x.reshape(shape), np.empty(shape, dtype=x.dtype)
     mean, rstd = (np.empty(kept_shape(shape, where), dtype=x.dtype) for _ in range(2))
-    for part in blocks(shape, where, x.itemsize):
-        mean[part] = np.mean(values[part], axis=where, keepdims=True)
-        centred = np.subtract(values[part], mean[part], out=normal[part])
-        rstd[part] = 1 / np.sqrt(_mean_product(centred, centred, where) + x.dtype.type(eps))
-        centred *= rstd[part]
+    scratch = Scratch(x.dtype)
+    with unbuffered(shape[-1]):
+        for part in blocks(shape, where, x.itemsize):
+            mean[part] = total(values[part], where) / count
+            centred = np.subtract(values[part], mean[part], out=normal[part])
+            rstd[part] = _rstd(centred, where, count, eps, scratch)
+            centred *= rstd[part]
     statistics = kept_shape(x.shape, reduced)
     return normal.reshape(x.shape), mean.reshape(statistics), rstd.reshape(statistics)
+
+
+def _rstd(centred: Array, where: tuple[int, ...], count: int, eps: float, scratch: Scratch) -> Array:
+    squares = total_of_products(centred, centred, where, scratch(centred.shape))
+    return np.asarray(1 / np.sqrt(squares / count + centred.dtype.type(eps)))
 
 
 @primitive(samples=_standardize_samples)
 def scale_to_unit(x: Array, *, axes: int | Sequence[int], eps: float) -> tuple[Array, Array]:
     """x * r and r = 1 / sqrt(mean(x²) + eps) over ``axes``, which ``r`` keeps with length one."""
-    where = _positive_axes(axes, x.ndim)
-    factor = np.asarray(1 / np.sqrt(_mean_product(x, x, where) + x.dtype.type(eps)))
-    return x * factor, factor
+    reduced = _positive_axes(axes, x.ndim)
+    shape, where = merged(x.shape, reduced)
+    count, values, normal = _count(x.shape, axes), x.reshape(shape), np.empty(shape, dtype=x.dtype)
+    factor, scratch = np.empty(kept_shape(shape, where), dtype=x.dtype), Scratch(x.dtype)
+    with unbuffered(shape[-1]):
+        for part in blocks(shape, where, x.itemsize):
+            factor[part] = _rstd(values[part], where, count, eps, scratch)
+            np.multiply(values[part], factor[part], out=normal[part])
+    return normal.reshape(x.shape), factor.reshape(kept_shape(x.shape, reduced))
 
 
 def _standardize_gradient_samples(draw: Any) -> Samples:
@@ -91,15 +98,18 @@ def standardize_gradient(
     The derivative of :func:`standardize` at its value ``normal``, a symmetric map of ``g``.
     """
     shape, where = merged(g.shape, _positive_axes(axes, g.ndim))
-    incoming, values, factor = g.reshape(shape), normal.reshape(shape), rstd.reshape(kept_shape(shape, where))
-    gradient = np.empty(shape, dtype=np.result_type(g, normal))
-    for part in blocks(shape, where, g.itemsize):
-        block = gradient[part]
-        np.multiply(values[part], -_mean_product(incoming[part], values[part], where), out=block)
-        block += incoming[part]
-        if center:
-            block -= np.mean(incoming[part], axis=where, keepdims=True)
-        block *= factor[part]
+    dtype, count = np.result_type(g, normal), _count(g.shape, axes)
+    incoming, values = (a.astype(dtype, copy=False).reshape(shape) for a in (g, normal))
+    factor, gradient = rstd.reshape(kept_shape(shape, where)), np.empty(shape, dtype=dtype)
+    with unbuffered(shape[-1]):
+        for part in blocks(shape, where, dtype.itemsize):
+            block = gradient[part]
+            slope = total_of_products(incoming[part], values[part], where, block) / -count
+            np.multiply(values[part], slope, out=block)
+            block += incoming[part]
+            if center:
+                block -= total(incoming[part], where) / count
+            block *= factor[part]
     return gradient.reshape(g.shape)
 
 
@@ -208,20 +218,77 @@ def _products_samples(draw: Any) -> Samples:
     ]
 
 
+def _stretched(shape: tuple[int, ...], small: Sequence[int]) -> tuple[int, ...]:
+    """The axes of ``shape`` that broadcasting from ``small`` adds or stretches."""
+    extra = len(shape) - len(small)
+    return tuple(i for i, n in enumerate(shape) if i < extra or small[i - extra] != n)
+
+
+def _aligned(small: Array, shape: tuple[int, ...]) -> tuple[Array, tuple[int, ...], tuple[int, ...]]:
+    """What broadcasts to ``shape``, brought to its merged form; that form, and its axes that are stretched."""
+    axes = _stretched(shape, small.shape)
+    form, where = merged(shape, axes)
+    return small.reshape(kept_shape(form, where)), form, where
+
+
 @primitive(samples=_products_samples)
 def sum_of_products(a: Array, b: Array, *, shape: Sequence[int]) -> Array:
     """The sum of ``a * b`` (equal shapes) over the axes that broadcasting from ``shape`` would add or stretch."""
-    extra = a.ndim - len(shape)
-    kept = [i for i in range(a.ndim) if i >= extra and shape[i - extra] == a.shape[i]]
-    every = list(range(a.ndim))
-    return np.asarray(np.einsum(a, every, b, every, kept)).reshape(tuple(shape))
+    form, where = merged(a.shape, _stretched(a.shape, shape))
+    dtype = np.result_type(a, b)
+    a, b = (factor.astype(dtype, copy=False).reshape(form) for factor in (a, b))
+    sums, scratch = np.zeros(kept_shape(form, where), dtype=dtype), Scratch(dtype)
+    with unbuffered(form[-1] if form else 0):
+        for part in runs(form, dtype.itemsize):
+            sums[kept(part, where)] += total_of_products(a[part], b[part], where, scratch(a[part].shape))
+    return sums.reshape(tuple(shape))
 
 
 sum_of_products.vjp(
-    a=lambda g, out, a, b, *, shape: multiply(g, conj(b)),
-    b=lambda g, out, a, b, *, shape: multiply(g, conj(a)),
+    a=lambda g, out, a, b, *, shape: rescale(conj(b), g),
+    b=lambda g, out, a, b, *, shape: rescale(conj(a), g),
 )
 sum_of_products.jvp(a="linear", b="linear")
+
+
+@primitive(
+    samples=lambda draw: [
+        ((draw.real(3, 4),), {"shape": (4,)}),
+        ((draw.real(2, 3, 4),), {"shape": (3, 1)}),
+        ((draw.complex(2, 3, 2),), {"shape": (2, 1, 2)}),
+        ((draw.real(0, 3),), {"shape": (3,)}),
+    ]
+)
+def sum_to_shape(x: Array, *, shape: Sequence[int]) -> Array:
+    """The sum of ``x`` over the axes that broadcasting from ``shape`` would add or stretch."""
+    form, where = merged(x.shape, _stretched(x.shape, shape))
+    return total(x.reshape(form), where).reshape(tuple(shape))
+
+
+sum_to_shape.vjp(x=lambda g, out, x, *, shape: broadcast_to(g, shape=x.shape))
+sum_to_shape.jvp(x="linear")
+
+
+@primitive(
+    samples=lambda draw: [
+        ((draw.real(3, 4), draw.real(4)), {}),
+        ((draw.real(2, 3, 4), draw.real(3, 1)), {}),
+        ((draw.complex(2, 3), draw.complex(1)), {}),
+        ((draw.real(0, 3), draw.real(3)), {}),
+    ]
+)
+def rescale(x: Array, scale: Array) -> Array:
+    """``x * scale``, where ``scale`` broadcasts to the shape of ``x``."""
+    scale, form, _ = _aligned(scale, x.shape)
+    with unbuffered(form[-1] if form else 0):
+        return np.multiply(x.reshape(form), scale).reshape(x.shape)
+
+
+rescale.vjp(
+    x=lambda g, out, x, scale: rescale(g, conj(scale)),
+    scale=lambda g, out, x, scale: sum_of_products(g, conj(x), shape=scale.shape),
+)
+rescale.jvp(x="linear", scale="linear")
 
 
 def _scale_shift_samples(draw: Any) -> Samples:
@@ -236,20 +303,27 @@ def _scale_shift_samples(draw: Any) -> Samples:
 @primitive(samples=_scale_shift_samples)
 def scale_shift(x: Array, scale: Array, shift: Array) -> Array:
     """``x * scale + shift``, where scale and shift broadcast to the shape of ``x``."""
-    result = np.multiply(x, scale)
-    result += shift
-    return np.asarray(result)
+    if scale.shape != shift.shape:
+        scale, shift = np.broadcast_arrays(scale, shift)
+    scale, form, where = _aligned(scale, x.shape)
+    shift, values = shift.reshape(scale.shape), x.reshape(form)
+    result = np.empty(form, dtype=np.result_type(x, scale, shift))
+    with unbuffered(form[-1] if form else 0):
+        for part in runs(form, result.itemsize):
+            block = np.multiply(values[part], scale[kept(part, where)], out=result[part])
+            block += shift[kept(part, where)]
+    return result.reshape(x.shape)
 
 
 scale_shift.vjp(
-    x=lambda g, out, x, scale, shift: multiply(g, conj(scale)),
+    x=lambda g, out, x, scale, shift: rescale(g, conj(scale)),
     scale=lambda g, out, x, scale, shift: sum_of_products(g, conj(x), shape=scale.shape),
-    shift=lambda g, out, x, scale, shift: g,
+    shift=lambda g, out, x, scale, shift: sum_to_shape(g, shape=shift.shape),
 )
 scale_shift.jvp(
-    x=lambda dx, out, x, scale, shift: multiply(dx, scale),
-    scale=lambda d, out, x, scale, shift: multiply(x, d),
-    shift=lambda d, out, x, scale, shift: multiply(np.ones(x.shape, dtype=x.dtype), d),
+    x=lambda dx, out, x, scale, shift: rescale(dx, scale),
+    scale=lambda d, out, x, scale, shift: rescale(x, d),
+    shift=lambda d, out, x, scale, shift: broadcast_to(d, shape=x.shape),
 )
 
 
@@ -262,8 +336,22 @@ def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple[
     if weight is not None and bias is not None:
         return scale_shift(x, weight, bias)
     if weight is not None:
-        return multiply(x, weight)
+        return rescale(x, weight)
     return x if bias is None else add(x, bias)
+
+
+def _standardized(x: Tensor, axes: int | Sequence[int], eps: float) -> tuple[Any, Any, Any]:
+    """:func:`standardize`; step by step while rounding errors are simulated.
+
+    ``x - mean`` cancels: over one value, or equal ones, it is zero only in exact arithmetic, and an error relative to a
+    result that is zero would say that nobody may be off.
+    """
+    if THREAD.mode.perturbation is None:
+        return standardize(x, axes=axes, eps=eps)
+    mean = mean_over(x, axis=axes, keepdims=True)
+    centred = x - mean
+    rstd = (mean_over(centred * centred, axis=axes, keepdims=True) + eps) ** -0.5
+    return centred * rstd, mean, rstd
 
 
 def _per_channel(x: Tensor) -> tuple[int, ...]:
@@ -293,7 +381,7 @@ def layer_norm_with_statistics(
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`layer_norm`, with the mean and the reciprocal deviation (reduced axes kept with length one)."""
-    normal, mean, rstd = standardize(x, axes=axes, eps=eps)
+    normal, mean, rstd = _standardized(x, axes, eps)
     shape = tuple(x.shape[a] for a in _positive_axes(axes, x.ndim))
     return _affine(normal, weight, bias, shape), mean, rstd
 
@@ -341,7 +429,7 @@ def batch_norm_with_statistics(
     shape = _per_channel(x)
     if training or mean is None or var is None:
         axes = (0, *range(2, x.ndim))
-        normal, batch_mean, rstd = standardize(x, axes=axes, eps=eps)
+        normal, batch_mean, rstd = _standardized(x, axes, eps)
         return _affine(normal, weight, bias, shape), batch_mean.reshape(shape[:1]), rstd.reshape(shape[:1])
     rstd = (var + eps) ** -0.5
     scale = rstd if weight is None else rstd * weight
@@ -375,7 +463,7 @@ def group_norm_with_statistics(
     """:func:`group_norm`, with the mean and the reciprocal deviation, both (batch, groups)."""
     per_group = math.prod(x.shape[1:]) // groups
     grouped = x.reshape(x.shape[0], groups, per_group)
-    normal, mean, rstd = standardize(grouped, axes=(2,), eps=eps)
+    normal, mean, rstd = _standardized(grouped, (2,), eps)
     statistics = (x.shape[0], groups)
     result = _affine(normal.reshape(x.shape), weight, bias, _per_channel(x))
     return result, mean.reshape(statistics), rstd.reshape(statistics)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..primitive import primitive
 from ..tensor import Tensor
-from ._blocks import blocks, merged
+from ._blocks import blocks, merged, total, total_of_products, unbuffered
 from .elementary import exp
 from .reduction import sum as sum_over
 
@@ -17,22 +17,39 @@ Array = npt.NDArray[Any]
 Samples = list[tuple[tuple[Any, ...], dict[str, Any]]]
 
 
+LARGEST = {8: 300.0, 4: 40.0}
+"""By item size, exponents whose exponentials can be summed over any axis without overflow."""
+
+
+def _exponentials(x: Array, out: Array, where: tuple[int, ...], safe: bool) -> tuple[Array, Array | None]:
+    """exp(x - shift) in ``out``; its sums over ``where`` (kept with length one) and the shift, None for zero.
+
+    The shift is the largest element of the slice, or nothing where nothing can over- or underflow: no element is
+    large, and sums of at least one say that no slice has only very small ones.
+    """
+    if np.max(x) <= LARGEST.get(x.itemsize, -np.inf):
+        sums = total(np.exp(x, out=out), where)
+        if np.min(sums) >= 1:
+            return sums, None
+    largest = np.max(x, axis=where, keepdims=True)
+    if safe:
+        largest[np.isneginf(largest)] = 0
+    np.exp(np.subtract(x, largest, out=out), out=out)
+    return total(out, where), largest
+
+
 def _softmax(x: Array, axis: int, allowed: Array | None, safe: bool) -> Array:
     if allowed is not None:
         x = np.where(allowed, x, np.asarray(-np.inf, dtype=x.dtype))
     shape, where = merged(x.shape, (axis % x.ndim,))
-    values = x.reshape(shape)
-    result = np.empty(shape, dtype=x.dtype)
-    for part in blocks(shape, where, x.itemsize):
-        largest = np.max(values[part], axis=where, keepdims=True)
-        if safe:
-            largest[np.isneginf(largest)] = 0
-        exponentials = np.subtract(values[part], largest, out=result[part])
-        np.exp(exponentials, out=exponentials)
-        total = np.sum(exponentials, axis=where, keepdims=True)
-        if safe:
-            total[total == 0] = 1
-        exponentials /= total
+    values, result = x.reshape(shape), np.empty(shape, dtype=x.dtype)
+    with unbuffered(shape[-1]):
+        for part in blocks(shape, where, x.itemsize):
+            block = result[part]
+            sums, _ = _exponentials(values[part], block, where, safe)
+            if safe:
+                sums[sums == 0] = 1
+            block *= 1 / sums
     return result.reshape(x.shape)
 
 
@@ -90,11 +107,16 @@ def softmax_gradient(g: Array, p: Array, *, axis: int = -1) -> Array:
     if g.ndim == 0:
         return np.zeros_like(g)
     shape, where = merged(g.shape, (axis % g.ndim,))
-    incoming, weights = g.reshape(shape), p.reshape(shape)
-    gradient = np.empty(shape, dtype=np.result_type(g, p))
-    for part in blocks(shape, where, g.itemsize):
-        product = np.multiply(incoming[part], weights[part], out=gradient[part])
-        product -= weights[part] * np.sum(product, axis=where, keepdims=True)
+    dtype = np.result_type(g, p)
+    incoming, weights = (a.astype(dtype, copy=False).reshape(shape) for a in (g, p))
+    gradient = np.empty(shape, dtype=dtype)
+    with unbuffered(shape[-1]):
+        for part in blocks(shape, where, dtype.itemsize):
+            block = gradient[part]
+            np.subtract(
+                incoming[part], total_of_products(incoming[part], weights[part], where, block), out=block
+            )
+            block *= weights[part]
     return gradient.reshape(g.shape)
 
 
@@ -131,11 +153,15 @@ def log_softmax(x: Array, *, axis: int = -1) -> Array:
         return np.zeros_like(x)
     shape, where = merged(x.shape, (axis % x.ndim,))
     values, result = x.reshape(shape), np.empty(shape, dtype=x.dtype)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"), unbuffered(shape[-1]):
         for part in blocks(shape, where, x.itemsize):
-            largest = np.max(values[part], axis=where, keepdims=True)
-            shifted = np.subtract(values[part], largest, out=result[part])
-            shifted -= np.log(np.sum(np.exp(shifted), axis=where, keepdims=True))
+            block = result[part]
+            sums, shift = _exponentials(values[part], block, where, safe=False)
+            if shift is None:
+                np.subtract(values[part], np.log(sums), out=block)
+            else:
+                np.subtract(values[part], shift, out=block)
+                block -= np.log(sums)
     return result.reshape(x.shape)
 
 
@@ -147,10 +173,11 @@ def log_softmax_gradient(g: Array, out: Array, *, axis: int = -1) -> Array:
     shape, where = merged(g.shape, (axis % g.ndim,))
     incoming, values = g.reshape(shape), out.reshape(shape)
     gradient = np.empty(shape, dtype=np.result_type(g, out))
-    for part in blocks(shape, where, g.itemsize):
-        block = np.exp(values[part], out=gradient[part])
-        block *= -np.sum(incoming[part], axis=where, keepdims=True)
-        block += incoming[part]
+    with unbuffered(shape[-1]):
+        for part in blocks(shape, where, g.itemsize):
+            block = np.exp(values[part], out=gradient[part])
+            block *= -total(incoming[part], where)
+            block += incoming[part]
     return gradient.reshape(g.shape)
 
 

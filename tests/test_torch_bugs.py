@@ -1,0 +1,61 @@
+"""Every reproduction of a bug in torch shows its bug, is documented, and is found by the engine.
+
+When one of these fails on a newer torch, the bug is fixed there: remove the reproduction and its row.
+"""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from gradcheck_suite.evidence import Outcome
+from gradcheck_suite.witnesses.engine import check_node
+from gradcheck_suite.witnesses.fallback import fallback_for
+from gradcheck_suite.witnesses.torch_reverse import record_reverse
+
+FOLDER = Path(__file__).parents[1] / "docs"
+SCRIPTS = sorted((FOLDER / "torch_bugs").glob("*.py"))
+
+# A call for each reproduction that the node-by-node check has to object to.
+CALLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "as_strided_scatter_backward": lambda x: torch.as_strided_scatter(
+        x, -torch.ones(2, 2, dtype=x.dtype), [2, 2], [1, 2], 0
+    ),
+    "bessel_precision": torch.special.bessel_j0,
+    "hardsigmoid_constant": lambda x: torch.nn.functional.hardsigmoid(x - 5),
+    "trigamma_precision": torch.digamma,
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_the_bug_shows(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = runpy.run_path(str(script))
+    assert names["SHOWN"], capsys.readouterr().out
+    assert names["OPS"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_it_is_documented(script: Path) -> None:
+    assert f"`{script.name}`" in (FOLDER / "known-torch-bugs.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_the_engine_objects(script: Path) -> None:
+    x = torch.linspace(1.1, 5.1, 9, dtype=torch.float64, requires_grad=True)
+    run = record_reverse(CALLS[script.stem], (x,), {}, named_leaves={"x": x})
+    fallback = fallback_for(run.recorder, run.autograd_nodes)
+    verdicts = [
+        check_node(n, run.probe, fallback=fallback)[0] for k, n in run.trace.nodes.items() if k > 0 and n.ran
+    ]
+    objections = [
+        testimony
+        for verdict in verdicts
+        for testimony in verdict.testimonies
+        if testimony.outcome is Outcome.DISAGREE or testimony.subject.startswith("value of output")
+    ]
+    assert objections
