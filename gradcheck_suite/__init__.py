@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from .declare import surrogate_gradient
     from .errors import GradientError
     from .evidence import Finding, Report, Severity
-    from .rules import explain
     from .pipeline import check_gradients
+    from .rules import explain
     from .watching import watch
 
 __all__ = [

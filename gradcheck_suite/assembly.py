@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .capture.recorder import BackwardWrite
+from .capture.origins import BackwardWrite
 from .compare.blame import Arrival, arrivals
 from .compare.cuts import find_cuts, module_at
 from .compare.known_defects import known_defect

@@ -21,8 +21,8 @@ from .capture.state import preserved, rng_frozen, snapshot
 from .declare import declared_surrogates
 from .errors import ConfigurationError, GradcheckError, ModelError
 from .evidence import Report
-from .rules.nondeterministic import Nondeterministic
 from .replay.operations import further_meanings
+from .rules.nondeterministic import Nondeterministic
 from .witnesses.decomposition import Decompositions
 from .witnesses.engine import check_node, check_sums
 from .witnesses.fallback import fallback_for

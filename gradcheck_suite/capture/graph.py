@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from ..evidence import Edge, NodeRecord, OpRecord, Root, TensorRef, Trace
-from .recorder import NodeOrigin, Recorder, UnrecordableError
+from .origins import NodeOrigin, UnrecordableError
+from .recorder import Recorder
 from .values import TensorValue
 
 __all__ = ["GraphRecording", "walk"]

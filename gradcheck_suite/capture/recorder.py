@@ -14,12 +14,9 @@ What it relies on, and why it is written as it is:
 from __future__ import annotations
 
 import inspect
-import itertools
 import traceback
-import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -28,93 +25,22 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 from ..declare import surrogate_reason
-from ..errors import CaptureError
-from ..evidence import FunctionCall, Location, OpRecord, TensorRef
+from ..evidence import FunctionCall, OpRecord, TensorRef
 from .dynamo import skip_by_dynamo
+from .identity import Identities
 from .modules import ModuleStack
+from .origins import BackwardWrite, HalfRecorded, NodeOrigin, Segment, UnrecordableError
 from .sources import SourceFinder, function_line
+from .traits import OpTraits, any_requires_grad, read_traits, tensors_of
 from .undisturbed import undisturbed
-from .values import CopyOnWrite, TensorValue, dtype_name
+from .values import TensorValue
 
-__all__ = ["BackwardWrite", "NodeOrigin", "Recorder", "UnrecordableError"]
+__all__ = ["Recorder"]
 
-_RECORDERS = itertools.count(1)
 _PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, np.ndarray)
 
 
-@dataclass(slots=True)
-class _OpTraits:
-    """What an overload's schema says, looked up once."""
-
-    name: str
-    writes: tuple[int, ...]  # positions of written positional arguments
-    writes_by_name: tuple[str, ...]
-    argument_names: tuple[str, ...]
-    random: bool
-    relooks: bool  # changes how a tensor looks at its memory, not the memory: transpose_, unsqueeze_, set_
-
-
-@dataclass(eq=False, slots=True)
-class NodeOrigin:
-    """Which recorded operations an autograd node differentiates."""
-
-    role: str
-    ops: list[OpRecord] = field(default_factory=list)
-    function: FunctionCall | None = None
-    function_class: type | None = None
-    base_before: TensorRef | None = None
-    base_after: TensorRef | None = None
-    view: TensorRef | None = None
-    opaque: str = ""
-    arguments: tuple[Any, ...] | None = None  # of a custom Function's forward, tensors as TensorRef
-
-
-@dataclass(frozen=True)
-class BackwardWrite:
-    """A recorded value that was overwritten while the backward ran."""
-
-    value: TensorValue
-    op: str
-    location: Location | None
-
-
-class UnrecordableError(CaptureError):
-    """A tensor of a kind that the recorder cannot follow."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__(
-            f"recording an operation failed: it works on a {kind}. Its elements have no common shape that a gradient could "
-            "be compared in. Convert it to padded or packed dense tensors before the part that is checked."
-        )
-        self.kind = kind
-
-
-class _Segment:
-    """The operations of one running custom Function call."""
-
-    __slots__ = ("call", "first_epoch", "frame", "origin", "outputs")
-
-    def __init__(self, frame: FrameType, call: FunctionCall, first_epoch: int) -> None:
-        self.frame: FrameType | None = frame
-        self.call = call
-        self.origin = NodeOrigin("function", function=call)
-        self.outputs: list[tuple[torch.Tensor, TensorRef]] = []
-        self.first_epoch = first_epoch
-
-
-@dataclass(eq=False, slots=True)
-class _Call:
-    """An operation between its two halves."""
-
-    op: OpRecord
-    segment: _Segment | None
-    inputs: list[tuple[torch.Tensor, TensorRef]]
-    before: list[tuple[torch.Tensor, TensorRef]]
-    bases: list[tuple[torch.Tensor, TensorRef]]
-    relooks: bool
-
-
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's __init_subclass__ is untyped
+class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's __init_subclass__ is untyped
     """Records the forward of a run; during the backward it only protects values and notes who writes.
 
     Use as a context manager; :meth:`backward_phase` switches. After the run, ``ops`` and ``origin_of`` (a node)
@@ -159,7 +85,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
         keep_operations: bool = True,
         forgiving: bool = False,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.broken: str | None = None
         self.subclasses: set[str] = set()
         # Who observes the backward that runs now: the last one; re-entrant backwards nest.
@@ -168,143 +94,18 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
         self.ops: list[OpRecord] = []
         self.backward_writes: list[BackwardWrite] = []
         self.sources = SourceFinder()
-        self.values = CopyOnWrite()
         self._modules = modules
-        self._traits: dict[Any, _OpTraits] = {}
-        self._storages: dict[int, int] = {}
-        self._storage_count = 0
-        self._known: set[int] = set()
-        self._epochs: dict[int, int] = {}
+        self._traits: dict[Any, OpTraits] = {}
         self._keep_operations = keep_operations
         self._operation_count = 0
-        # Unique per recorder: a node may live through several recordings.
-        self._mark = f"gradcheck_suite:{next(_RECORDERS)}"
-        self._node_count = 0
-        self._leaves: dict[int, tuple[int, weakref.ref[torch.Tensor]]] = {}
-        self._leaf_count = 0
         self._pending: list[tuple[torch.Tensor, TensorRef, NodeOrigin]] = []
-        self._segment: _Segment | None = None
         self._calls = 0
         self._in_backward = False
         self._epoch_clock = 0
-        self._keep: list[torch.Tensor] = []
-        # One value for all uses of a parameter or input, so that it is converted once.
-        self._shared_values: dict[int, tuple[int, Any, TensorValue]] = {}
         for tensor in known:
             self.register(tensor)
 
     # -- identities ----------------------------------------------------------------------------------------------
-
-    def register(self, tensor: torch.Tensor) -> TensorRef:
-        """Declare that this tensor's memory existed before the run; returns its value now."""
-        storage = self._storage(tensor)
-        value = TensorValue(tensor.detach(), keep_wide=True)
-        self.values.watch(storage, value)
-        self._shared_values[storage] = (self._epochs.get(storage, 0), _geometry(tensor), value)
-        ref = self._ref(tensor)
-        self._known.add(ref.storage)
-        ref.known = True
-        self._keep.append(tensor)
-        return ref
-
-    def node_key(self, node: Any) -> int:
-        """A number for an autograd node, stable while the node lives; negative for the node of a leaf."""
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            return self.leaf_key(variable)
-        metadata = node.metadata
-        known = metadata.get(self._mark)
-        if known is None:
-            self._node_count += 1
-            known = metadata[self._mark] = [self._node_count, None]
-        return known[0]  # type: ignore[no-any-return]
-
-    def origin_of(self, node: Any) -> NodeOrigin | None:
-        """Which operations a node differentiates, or None when the recorder saw none."""
-        known = node.metadata.get(self._mark)
-        return None if known is None else known[1]
-
-    def _set_origin(self, node: Any, origin: NodeOrigin) -> bool:
-        """Remember where a node comes from, unless that is known already."""
-        self.node_key(node)
-        entry = node.metadata[self._mark]
-        if entry[1] is not None:
-            return False
-        entry[1] = origin
-        return True
-
-    def leaf_key(self, tensor: torch.Tensor) -> int:
-        """A negative number for a leaf tensor, equal to the key of its AccumulateGrad node."""
-        known = self._leaves.get(id(tensor))
-        if known is None or known[1]() is not tensor:
-            self._leaf_count += 1
-            known = self._leaves[id(tensor)] = (-self._leaf_count, weakref.ref(tensor))
-        return known[0]
-
-    def _storage(self, tensor: torch.Tensor) -> int:
-        try:
-            pointer = tensor.untyped_storage()._cdata
-        except (NotImplementedError, RuntimeError):  # sparse and opaque layouts have no storage
-            pointer = -id(tensor)
-            self._keep.append(tensor)
-        number = self._storages.get(pointer)
-        if number is None:
-            self._storage_count += 1
-            number = self._storages[pointer] = self._storage_count
-        return number
-
-    def _ref(self, tensor: torch.Tensor) -> TensorRef:
-        if tensor.is_nested:
-            raise UnrecordableError("nested tensor")
-        storage = self._storage(tensor)
-        epoch = self._epochs.get(storage, 0)
-        shared = self._shared_values.get(storage)
-        if shared is not None and shared[0] == epoch and shared[1] == _geometry(tensor):
-            value = shared[2]
-        else:
-            value = TensorValue(tensor.detach())
-            self.values.watch(storage, value)
-        strided = tensor.layout is torch.strided
-        edge: tuple[int, int] | None = None
-        requires_grad = tensor.requires_grad
-        if requires_grad:
-            node = tensor.grad_fn
-            edge = (self.leaf_key(tensor), 0) if node is None else (self.node_key(node), tensor.output_nr)
-        return TensorRef(
-            storage=storage,
-            epoch=epoch,
-            shape=tuple(tensor.shape),
-            strides=tensor.stride() if strided else (),
-            offset=int(tensor.storage_offset()) if strided else 0,
-            dtype=dtype_name(tensor.dtype),
-            device=str(tensor.device),
-            requires_grad=requires_grad,
-            source=value,
-            known=self._segment is None or storage in self._known or not strided or _owned_by_torch(tensor),
-            edge=edge,
-            lazy=_lazy_bits(tensor),
-        )
-
-    def _record_value(self, value: Any, tensors: list[tuple[torch.Tensor, TensorRef]]) -> Any:
-        if isinstance(value, torch.Tensor):
-            ref = self._ref(value)
-            tensors.append((value, ref))
-            return ref
-        if value is None or isinstance(value, bool | int | float | complex | str):
-            return value
-        if isinstance(value, list | tuple):
-            return [self._record_value(item, tensors) for item in value]
-        if isinstance(value, Mapping):
-            return {key: self._record_value(item, tensors) for key, item in value.items()}
-        if isinstance(value, torch.dtype):
-            return dtype_name(value)
-        if isinstance(value, torch.SymInt):
-            return int(value)
-        if isinstance(value, torch.SymFloat):
-            return float(value)
-        return str(value)
-
-    # -- dispatch ------------------------------------------------------------------------------------------------
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -316,7 +117,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
             return undisturbed(func, args, kwargs)
         traits = self._traits.get(func)
         if traits is None:
-            traits = self._traits[func] = _read_traits(func)
+            traits = self._traits[func] = read_traits(func)
         if self._in_backward and not torch.is_grad_enabled():
             if traits.writes or traits.writes_by_name:
                 self._protect_in_backward(traits, args, kwargs)
@@ -354,7 +155,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
 
         Inside a Function's forward grad mode is off and intermediate results require no grad.
         """
-        if _requires_grad(args) or (kwargs and _requires_grad(kwargs.values())):
+        if any_requires_grad(args) or (kwargs and any_requires_grad(kwargs.values())):
             return True
         if torch.is_grad_enabled():
             return False
@@ -368,7 +169,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
         self._pending.clear()
         self._segment = None
 
-    def _before(self, traits: _OpTraits, args: Any, kwargs: Any) -> _Call:
+    def _before(self, traits: OpTraits, args: Any, kwargs: Any) -> HalfRecorded:
         self._settle()
         grad_enabled = torch.is_grad_enabled()
         location, forward_frame = self.sources.find(2, look_for_function=self._segment is not None or not grad_enabled)
@@ -399,9 +200,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
             random=traits.random,
         )
         self._operation_count += 1
-        return _Call(op, segment, inputs, before, bases, traits.relooks)
+        return HalfRecorded(op, segment, inputs, before, bases, traits.relooks)
 
-    def _after(self, call: _Call, out: Any) -> None:
+    def _after(self, call: HalfRecorded, out: Any) -> None:
         op = call.op
         for storage in set() if call.relooks else {ref.storage for _, ref in call.before}:
             self._epoch_clock += 1
@@ -409,7 +210,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
         input_storages = {ref.storage for _, ref in call.inputs}
         outputs: list[tuple[torch.Tensor, TensorRef]] = []
         flat = out if isinstance(out, list | tuple) else (out,)
-        for item in _tensors_of(flat):
+        for item in tensors_of(flat):
             if item.layout is torch.strided:
                 pointer = item.untyped_storage()._cdata
                 if self._storages.get(pointer) not in input_storages:
@@ -433,7 +234,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
     def _note_outputs(
         self,
         op: OpRecord,
-        segment: _Segment | None,
+        segment: Segment | None,
         outputs: list[tuple[torch.Tensor, TensorRef]],
         before: list[tuple[torch.Tensor, TensorRef]],
         bases: list[tuple[torch.Tensor, TensorRef]],
@@ -454,36 +255,36 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
             self._pending.append((base, base_after, through))
 
     def _written_tensors(
-        self, traits: _OpTraits, args: Any, kwargs: Any, inputs: list[tuple[torch.Tensor, TensorRef]]
+        self, traits: OpTraits, args: Any, kwargs: Any, inputs: list[tuple[torch.Tensor, TensorRef]]
     ) -> list[tuple[torch.Tensor, TensorRef]]:
         if not traits.writes and not traits.writes_by_name:
             return []
         targets: list[torch.Tensor] = []
         for position in traits.writes:
             value = args[position] if position < len(args) else kwargs.get(traits.argument_names[position])
-            targets.extend(_tensors_of(value if isinstance(value, list | tuple) else (value,)))
+            targets.extend(tensors_of(value if isinstance(value, list | tuple) else (value,)))
         for name in traits.writes_by_name:
             value = kwargs.get(name)
-            targets.extend(_tensors_of(value if isinstance(value, list | tuple) else (value,)))
+            targets.extend(tensors_of(value if isinstance(value, list | tuple) else (value,)))
         return [next((t, ref) for t, ref in inputs if t is target) for target in targets]
 
-    def _protect_in_backward(self, traits: _OpTraits, args: Any, kwargs: Any) -> None:
+    def _protect_in_backward(self, traits: OpTraits, args: Any, kwargs: Any) -> None:
         saved = self._overwrite(traits, args, kwargs)
         if saved:
             location, _ = self.sources.find(2, look_for_function=False)
             self.backward_writes.extend(BackwardWrite(value, traits.name, location) for value in saved)
 
-    def _overwrite(self, traits: _OpTraits, args: Any, kwargs: Any) -> list[TensorValue]:
+    def _overwrite(self, traits: OpTraits, args: Any, kwargs: Any) -> list[TensorValue]:
         """Save what an unrecorded operation is about to overwrite; returns the values that had to be copied."""
         if traits.relooks:
             return []
         targets: list[torch.Tensor] = []
         for position in traits.writes:
             value = args[position] if position < len(args) else kwargs.get(traits.argument_names[position])
-            targets.extend(_tensors_of(value if isinstance(value, list | tuple) else (value,)))
+            targets.extend(tensors_of(value if isinstance(value, list | tuple) else (value,)))
         for name in traits.writes_by_name:
             value = kwargs.get(name)
-            targets.extend(_tensors_of(value if isinstance(value, list | tuple) else (value,)))
+            targets.extend(tensors_of(value if isinstance(value, list | tuple) else (value,)))
         saved: list[TensorValue] = []
         for target in targets:
             if target.layout is not torch.strided:
@@ -498,7 +299,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
 
     # -- custom Functions and settling ---------------------------------------------------------------------------
 
-    def _segment_for(self, frame: FrameType | None) -> _Segment | None:
+    def _segment_for(self, frame: FrameType | None) -> Segment | None:
         segment = self._segment
         if segment is not None and segment.frame is not frame:
             self._close_segment()
@@ -506,7 +307,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
         if frame is not None and segment is None:
             self._calls += 1
             call = FunctionCall(self._calls, frame.f_code.co_name, self.sources.caller_of(frame))
-            segment = self._segment = _Segment(frame, call, self._epoch_clock)
+            segment = self._segment = Segment(frame, call, self._epoch_clock)
             segment.origin.arguments = self._forward_arguments(frame)
         return segment
 
@@ -637,31 +438,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's _
         return NodeOrigin("view-of-written", ops, base_after=base, view=view)
 
 
-def _geometry(tensor: torch.Tensor) -> Any:
-    if tensor.layout is not torch.strided:
-        return id(tensor)
-    return tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype, _lazy_bits(tensor)
-
-
-def _lazy_bits(tensor: torch.Tensor) -> str:
-    return ("conj" if tensor.is_conj() else "") + ("neg" if tensor.is_neg() else "")
-
-
-def _owned_by_torch(tensor: torch.Tensor) -> bool:
-    """Whether the memory came from torch's allocator, rather than from NumPy or C++ behind its back."""
-    return tensor.untyped_storage().resizable()
-
-
-def _requires_grad(values: Iterable[Any]) -> bool:
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            if value.requires_grad:
-                return True
-        elif isinstance(value, list | tuple) and _requires_grad(value):
-            return True
-    return False
-
-
 def _describe_call(call: FunctionCall, origin: NodeOrigin, node: Any) -> None:
     cls = getattr(node, "_forward_cls", None)
     if cls is None:
@@ -671,31 +447,6 @@ def _describe_call(call: FunctionCall, origin: NodeOrigin, node: Any) -> None:
     call.name = cls.__name__
     call.backward = function_line(cls, "backward") or function_line(cls, "vjp")
     call.surrogate = surrogate_reason(cls)
-
-
-def _read_traits(func: Any) -> _OpTraits:
-    schema = getattr(func, "_schema", None)
-    if schema is None:  # a higher-order operator
-        return _OpTraits(str(func), (), (), (), False, False)
-    writes, by_name, names = [], [], []
-    for position, argument in enumerate(schema.arguments):
-        names.append(argument.name)
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            if argument.kwarg_only:
-                by_name.append(argument.name)
-            else:
-                writes.append(position)
-    random = torch.Tag.nondeterministic_seeded in func.tags
-    relooks = torch.Tag.inplace_view in func.tags
-    return _OpTraits(func.name(), tuple(writes), tuple(by_name), tuple(names), random, relooks)
-
-
-def _tensors_of(values: Any) -> Iterator[torch.Tensor]:
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors_of(value)
 
 
 skip_by_dynamo(Recorder.__torch_dispatch__.__code__)

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..engine import Perturbation, Tensor
+from ..engine import Perturbation, Tensor, perturbed
 from ..engine import grad as engine_grad
-from ..engine import perturbed
 from ..evidence import Array, OpRecord, TensorRef, Trace
 from .memory import Memory, is_differentiable, to_engine_array
 from .operations import NoMeaningError, compute, floating_outputs, looks_anew, moves_memory_only

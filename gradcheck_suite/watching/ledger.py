@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from typing import Any
 
-from ..capture.recorder import NodeOrigin
+from ..capture.origins import NodeOrigin
 from ..evidence import TensorRef
 
 __all__ = ["Ledger", "signature"]

@@ -23,8 +23,9 @@ from ..assembly import collect_unverified, merge, node_findings, split_hooked, s
 from ..capture.graph import GraphRecording
 from ..capture.hooks import noting_tensor_hooks
 from ..capture.modules import ModuleStack
+from ..capture.origins import UnrecordableError
 from ..capture.quiet import is_quiet
-from ..capture.recorder import Recorder, UnrecordableError
+from ..capture.recorder import Recorder
 from ..compare.blame import Arrival, arrivals
 from ..evidence import Finding, GradientVerdict, NodeVerdict, Outcome, Report, Testimony, Unverified
 from ..rules.suppression import suppress

@@ -108,7 +108,7 @@ def check_node(
                     reason="it returned a gradient that is not zero for a cotangent of zeros",
                 )
             )
-            edges = {p: Outcome.DISAGREE for p in silent}
+            edges = dict.fromkeys(silent, Outcome.DISAGREE)
         cotangents, gradients = asked
         remark = "probed with a random cotangent, since the delivered one is zero"
     try:

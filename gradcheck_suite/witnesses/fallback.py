@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..capture.recorder import NodeOrigin, Recorder
+from ..capture.origins import NodeOrigin
+from ..capture.recorder import Recorder
 from ..evidence import ArraySource, NodeRecord
 from ..replay import LocalGradients, Unexplained, local_gradients
 from ..replay.operations import further_meanings

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..capture.recorder import NodeOrigin
+from ..capture.origins import NodeOrigin
 from ..compare.tolerance import EPS, SPREAD, coarsest_eps
 from ..evidence import Array, ArraySource, NodeRecord
 from ..replay import LocalDifference, LocalGradients, Unexplained, edge_groups

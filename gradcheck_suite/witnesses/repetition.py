@@ -82,7 +82,7 @@ def find_difference(
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return bool(torch.equal(a.detach(), b.detach()) or torch.equal(torch.isnan(a), torch.isnan(b)) and _same_numbers(a, b))
+    return bool(torch.equal(a.detach(), b.detach()) or (torch.equal(torch.isnan(a), torch.isnan(b)) and _same_numbers(a, b)))
 
 
 def _same_numbers(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
-from ..capture.recorder import NodeOrigin
+from ..capture.origins import NodeOrigin
 from ..capture.values import to_array
 from ..evidence import Array, NodeRecord, OpRecord, TensorRef
 from ..replay import Unexplained

@@ -369,3 +369,33 @@ def test_callables_that_are_no_modules() -> None:
 def test_lazy_modules_are_refused() -> None:
     with pytest.raises(ModelError, match=r"uninitialised UninitializedParameter.*Call the model once"):
         snapshot(nn.LazyLinear(3))
+
+
+def test_a_quick_restore_learns_from_a_thorough_one() -> None:
+    large, sly = torch.zeros(100_000), torch.zeros(100_000)
+    small = torch.zeros(3)
+    state = snapshot(None, large, sly, small)
+    for tensor in (sly, small):
+        tensor.data.add_(1)
+    state.restore(quick=True)
+    assert small.sum() == 0
+    assert sly.sum() > 0  # its version says nothing, and it is large
+    large.add_(1)
+    state.restore()
+    sly.data.add_(1)
+    large.add_(1)
+    state.restore(quick=True)
+    assert large.sum() == sly.sum() == 0
+
+
+def test_contents_that_are_kept_elsewhere() -> None:
+    weight = torch.zeros(3, requires_grad=True)
+    state = Snapshot(None, weight, elsewhere=[weight])
+    kept = weight.data
+    weight.data = torch.ones(3, dtype=torch.float64)
+    weight.requires_grad_(False)
+    kept.add_(5)
+    state.restore()
+    assert weight.data_ptr() == kept.data_ptr()
+    assert weight.requires_grad
+    assert weight.tolist() == [5, 5, 5]

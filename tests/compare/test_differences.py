@@ -136,11 +136,11 @@ def once(f: Callable[[float], float], step: float = 4e-6) -> Difference:
 @pytest.mark.parametrize("name", SMOOTH)
 def test_one_step_settles_agreement_where_it_is_smooth(name: str) -> None:
     f, derivative = SMOOTH[name]
-    scale = max(abs(derivative), abs(f(0.0)))
+    scale = max(abs(derivative), abs(f(0.0))) or 1.0
     numbers = meets(once(f), derivative, scale, 1e-5)
     assert numbers is not None
     assert numbers.error <= numbers.tolerance == 1e-5 * numbers.scale
-    for wrong in (derivative + 1e-3 * (scale or 1.0), derivative - (scale or 1.0)):
+    for wrong in (derivative + 1e-3 * scale, derivative - scale):
         assert meets(once(f), wrong, scale, 1e-5) is None
 
 

@@ -490,3 +490,44 @@ def test_interruption_puts_everything_back() -> None:
         assert torch.equal(value, p)
     assert torch.get_default_dtype() is torch.float32
     assert model.norm.num_batches_tracked == 0
+
+
+# ------------------------------------------------------------------------------------------- stop-gradients
+
+
+class Square(torch.autograd.Function):
+    """Right, though its forward detaches, and turns gradients on and off."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.factor = factor
+        with torch.enable_grad():
+            inner = x.detach().requires_grad_()
+            value = inner * inner
+        with torch.no_grad():
+            value = value * 1.0
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> Any:
+        return ctx.factor * ctx.saved_tensors[0] * cotangent, None
+
+
+def test_what_a_function_does_inside_is_no_stop_gradient() -> None:
+    right = check(TwoPart(lambda h: Square.apply(h, 2.0).sum() * h.detach().norm()), X)
+    assert right.outcome is Outcome.AGREE
+    assert [cut.kind for cut in right.stops] == ["detach"]
+    wrong = check(TwoPart(lambda h: Square.apply(h, 1.9).sum() * h.detach().norm()), X)
+    assert wrong.outcome is Outcome.DISAGREE
+    assert wrong.stops == wrong.cuts == ()
+
+
+def test_a_weight_that_nothing_else_reaches() -> None:
+    weight = normal(5, 3).requires_grad_()
+    result = check(lambda x: x.sin() * float(weight.square().sum()), X, others={"weight": weight})
+    assert result.disagreeing == ("weight",)
+    assert [cut.kind for cut in result.cuts] == ["number"]
+    held = check(lambda x: x.sin() * weight.detach().square().sum(), X, others={"weight": weight})
+    assert held.outcome is Outcome.AGREE
+    assert held.stopped == ("weight",)
