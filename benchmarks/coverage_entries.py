@@ -25,8 +25,9 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from gradcheck_suite.errors import ModelError, NothingToVerifyError
 from gradcheck_suite.evidence import NodeRecord, NodeVerdict, Outcome, Testimony
-from gradcheck_suite.witnesses.engine import check_node, check_sums
+from gradcheck_suite.witnesses.engine import check_node
 from gradcheck_suite.witnesses.fallback import fallback_for
+from gradcheck_suite.witnesses.sums import check_sums
 from gradcheck_suite.witnesses.torch_reverse import ReverseRun, record_reverse
 
 __all__ = ["PARTS", "Entry", "Result", "entries", "measure"]

@@ -254,11 +254,14 @@ def main() -> None:
             }
         )
         print(
-            f"{case.name:<20} {case.shape:<46} {mine:>10.2f} {theirs:>10.2f} {mine / theirs:>6.2f}", flush=True
+            f"{case.name:<20} {case.shape:<46} {mine:>10.2f} {theirs:>10.2f} {mine / theirs:>6.2f}",
+            flush=True,
         )
     geometric = statistics.geometric_mean(row["ratio"] for row in rows)
     worst = max(rows, key=lambda row: row["ratio"])
-    print(f"engine / torch: geometric mean {geometric:.2f}, worst {worst['ratio']:.2f} ({worst['operation']})")
+    print(
+        f"engine / torch: geometric mean {geometric:.2f}, worst {worst['ratio']:.2f} ({worst['operation']})"
+    )
     print(
         json.dumps(
             {

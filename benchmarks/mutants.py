@@ -305,7 +305,7 @@ def _swapped(s: Spoiling) -> Tensor | NotApplicable:
     return others[0] if others else NOT_APPLICABLE
 
 
-def _missing(s: Spoiling) -> None | NotApplicable:
+def _missing(s: Spoiling) -> NotApplicable | None:
     return None if _several(s) else NOT_APPLICABLE
 
 

@@ -29,8 +29,9 @@ from rich.table import Table
 
 from gradcheck_suite.assembly import node_findings, sum_findings
 from gradcheck_suite.evidence import Finding, NodeVerdict, Outcome, Severity
-from gradcheck_suite.witnesses.engine import check_node, check_sums
+from gradcheck_suite.witnesses.engine import check_node
 from gradcheck_suite.witnesses.fallback import fallback_for
+from gradcheck_suite.witnesses.sums import check_sums
 from gradcheck_suite.witnesses.torch_reverse import record_reverse
 
 from .mutants import MUTATIONS, ROUNDING, Mutant, Subject, entry_names, subjects

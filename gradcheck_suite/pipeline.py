@@ -24,11 +24,12 @@ from .evidence import Report
 from .replay.operations import further_meanings
 from .rules.nondeterministic import Nondeterministic
 from .witnesses.decomposition import Decompositions
-from .witnesses.engine import check_node, check_sums
+from .witnesses.engine import check_node
 from .witnesses.fallback import fallback_for
 from .witnesses.finite_difference import finite_difference
 from .witnesses.repetition import find_difference
 from .witnesses.replay import check_replay
+from .witnesses.sums import check_sums
 from .witnesses.torch_reverse import ReverseRun, record_reverse
 
 __all__ = ["check_gradients"]

@@ -26,6 +26,11 @@ CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "as_strided_scatter_backward": lambda x: torch.as_strided_scatter(
         x, -torch.ones(2, 2, dtype=x.dtype), [2, 2], [1, 2], 0
     ),
+    "batch_norm_memory_format": lambda x: (
+        torch.nn.functional.batch_norm(x.view(1, 3, 1, 3), None, None, training=True)
+        .flatten(2)
+        .transpose(1, 2)
+    ),
     "bessel_precision": torch.special.bessel_j0,
     "hardsigmoid_constant": lambda x: torch.nn.functional.hardsigmoid(x - 5),
     "trigamma_precision": torch.digamma,

@@ -37,7 +37,11 @@ class Cut:
 
 
 def find_cuts(trace: Trace) -> list[Cut]:
-    """Every cut of the forward, the least deliberate first, each line once."""
+    """Every cut of the forward that a recording shows, the least deliberate first, each line once.
+
+    Below autograd, ``.data`` looks like ``detach()``, and NumPy does not show at all; the
+    finite differences' own search (:mod:`~gradcheck_suite.capture.stops`) tells them apart.
+    """
     tracked: set[tuple[int, int]] = {
         (ref.storage, ref.epoch) for ref in trace.leaf_values.values() if ref.requires_grad
     }

@@ -16,6 +16,7 @@ import numpy as np
 from ..engine import Perturbation, Tensor, perturbed
 from ..engine import grad as engine_grad
 from ..evidence import Array, ArraySource, NodeRecord, OpRecord, TensorRef
+from .difference import LocalDifference, difference_along
 from .memory import Memory, is_differentiable, to_engine_array
 from .operations import NoMeaningError, compute, looks_anew, moves_memory_only
 from .spread import measured_spread
@@ -25,22 +26,6 @@ __all__ = ["LocalDifference", "LocalGradients", "Unexplained", "edge_groups", "e
 
 class Unexplained(Exception):
     """The engine cannot say what this node should return; the message says why."""
-
-
-@dataclass(frozen=True)
-class LocalDifference:
-    """A finite difference of one node's forward along one element of one input.
-
-    Attributes:
-        value: the central estimate.
-        error: its own error estimate.
-        left, right: one-sided slopes; far apart at a kink.
-    """
-
-    value: float
-    error: float
-    left: float
-    right: float
 
 
 @dataclass
@@ -157,40 +142,14 @@ def _difference(
     index: tuple[int, ...],
     unit: complex,
 ) -> LocalDifference | None:
-    """Central differences of <cotangent, forward> along one element, on four step sizes with Richardson.
-
-    None when the forward has no finite value near the point.
-    """
+    """A finite difference of <cotangent, forward> along one element of one input; None where there is none."""
     ref = node.inputs[groups[group][0]]
     if ref is None:
         return None
     base = to_engine_array(ref)
     if unit != 1 and base.dtype.kind != "c":
         return None
-    typical = float(np.sqrt(np.mean(np.abs(base) ** 2))) if base.size else 0.0
-    scale = max(abs(complex(base[index])), 0.1 * typical, 1e-8)
-    centre = _projected(node, groups, weights, group, base)
-    estimates: list[tuple[float, float, float, float]] = []
-    for exponent in (3, 4, 5, 6):
-        h = scale * 10.0**-exponent
-        values = []
-        for sign in (1.0, -1.0):
-            moved = base.copy()
-            moved[index] += sign * h * (unit if base.dtype.kind == "c" else 1.0)
-            values.append(_projected(node, groups, weights, group, moved))
-        if not np.isfinite([*values, centre]).all():
-            continue
-        rounding = 4 * np.finfo(np.float64).eps * max(abs(values[0]), abs(values[1]), abs(centre)) / h
-        estimates.append(((values[0] - values[1]) / (2 * h), rounding, (centre - values[1]) / h, (values[0] - centre) / h))
-    if len(estimates) < 2:
-        return None
-    best: LocalDifference | None = None
-    for coarse, fine in zip(estimates, estimates[1:]):
-        value = (100.0 * fine[0] - coarse[0]) / 99.0
-        error = abs(fine[0] - coarse[0]) / 10.0 + fine[1]
-        if best is None or error < best.error:
-            best = LocalDifference(value, error, fine[2], fine[3])
-    return best
+    return difference_along(lambda value: _projected(node, groups, weights, group, value), base, index, unit)
 
 
 def _projected(

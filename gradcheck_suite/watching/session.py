@@ -30,8 +30,9 @@ from ..compare.blame import Arrival, arrivals
 from ..evidence import Finding, GradientVerdict, NodeVerdict, Outcome, Report, Testimony, Unverified
 from ..rules.suppression import suppress
 from ..rules.unverified import Unverified as UnverifiedRule
-from ..witnesses.engine import EdgeOutcomes, check_node, check_sums, is_vacuous, worst
+from ..witnesses.engine import EdgeOutcomes, check_node, is_vacuous, worst
 from ..witnesses.fallback import fallback_for
+from ..witnesses.sums import check_sums
 from .ledger import Ledger, signature
 
 __all__ = ["Session", "watch"]

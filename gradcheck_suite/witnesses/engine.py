@@ -7,8 +7,7 @@ of every gradient, relative to the recorded graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -25,11 +24,11 @@ from ..evidence import (
     Outcome,
     TensorRef,
     Testimony,
-    Trace,
 )
 from ..replay import LocalGradients, Unexplained, local_gradients
+from .sums import node_name, reduced
 
-__all__ = ["EdgeOutcomes", "Fallback", "check_node", "check_sums", "is_vacuous", "worst"]
+__all__ = ["EdgeOutcomes", "Fallback", "check_node", "is_vacuous", "worst"]
 
 EdgeOutcomes = dict[int, Outcome]
 
@@ -181,7 +180,7 @@ def _check_forward(node: NodeRecord, local: LocalGradients, dtype: str) -> Testi
         if outcome is Outcome.DISAGREE:
             return Testimony(
                 "engine",
-                f"value of output {slot} of {_name(node)}",
+                f"value of output {slot} of {node_name(node)}",
                 Outcome.INCONCLUSIVE,
                 comparison,
                 reason="the engine's forward value differs from torch's, so it cannot speak about the gradient",
@@ -351,20 +350,9 @@ def _returned(
         source = gradients[position] if position < len(gradients) else None
         if source is None:
             continue
-        array = _reduced(source.array(), shape)
+        array = reduced(source.array(), shape)
         total = array if total is None else np.asarray(total + array, dtype=np.result_type(total, array, np.float64))
     return total
-
-
-def _reduced(array: Array, shape: tuple[int, ...]) -> Array:
-    if array.shape == shape:
-        return array
-    extra = array.ndim - len(shape)
-    if extra < 0 or any(n not in (1, m) for n, m in zip(shape, array.shape[extra:])):
-        return array
-    axes = tuple(range(extra)) + tuple(extra + i for i, n in enumerate(shape) if n == 1 and array.shape[extra + i] != 1)
-    wide = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64, copy=False)
-    return np.asarray(wide.sum(axis=axes, keepdims=True).reshape(shape))
 
 
 def _dtypes(node: NodeRecord) -> list[str]:
@@ -389,15 +377,11 @@ def _op_dtypes(op: OpRecord) -> list[str]:
     return found
 
 
-def _name(node: NodeRecord) -> str:
-    return node.function.name if node.function is not None else node.name
-
-
 def _subject(node: NodeRecord, position: int | None = None) -> str:
     if position is None:
-        return f"backward of {_name(node)}"
+        return f"backward of {node_name(node)}"
     which = "input" if len(node.edges) == 1 else f"input {position}"
-    return f"d loss / d {which} of {_name(node)}"
+    return f"d loss / d {which} of {node_name(node)}"
 
 
 def _verdict(node: NodeRecord, testimonies: Sequence[Testimony], how: str, elements: int) -> NodeVerdict:
@@ -419,75 +403,3 @@ def _verdict(node: NodeRecord, testimonies: Sequence[Testimony], how: str, eleme
         outputs=tuple("" if r is None else r.describe() for r in node.outputs),
         elements=elements,
     )
-
-
-def check_sums(trace: Trace, differentiated: Mapping[str, ArraySource | None]) -> dict[tuple[int, int], Testimony]:
-    """Is what arrived at each node and leaf the sum of what was sent to it?
-
-    Args:
-        trace: the recording.
-        differentiated: the gradient that torch returned, by leaf name, for the leaves that were asked for.
-
-    Returns:
-        One testimony by (node key, slot), for every slot that something was sent to.
-    """
-    sent: dict[tuple[int, int], list[ArraySource]] = {}
-    for root in trace.roots:
-        sent.setdefault((root.node, root.slot), []).append(root.cotangent)
-    for node in trace.nodes.values():
-        if not node.ran:
-            continue
-        for position, edge in enumerate(node.edges):
-            if edge is None:
-                continue
-            source = node.gradients[position] if position < len(node.gradients) else None
-            parts = sent.setdefault((edge.node, edge.slot), [])
-            if source is not None:
-                parts.append(source)
-    inner = any(node.name == "CheckpointFunctionBackward" for node in trace.nodes.values())
-    testimonies: dict[tuple[int, int], Testimony] = {}
-    for (key, slot), parts in sent.items():
-        target = trace.nodes.get(key)
-        if target is None:
-            continue
-        if target.role == "leaf":
-            if target.leaf_name not in differentiated:
-                continue
-            arrived = differentiated[target.leaf_name]
-            subject = f"gradient of {target.leaf_name}"
-        else:
-            if not target.ran:
-                continue
-            arrived = target.cotangents[slot] if slot < len(target.cotangents) else None
-            subject = f"cotangent {slot} of {_name(target)}" if slot else f"cotangent of {_name(target)}"
-        ref = target.outputs[slot] if slot < len(target.outputs) else None
-        testimony = _check_sum(subject, parts, arrived, ref)
-        if inner and target.role == "leaf" and testimony.outcome is Outcome.DISAGREE:
-            reason = "re-entrant checkpointing adds to it from a backward of its own, which was not recorded"
-            testimony = replace(testimony, outcome=Outcome.INCONCLUSIVE, reason=reason)
-        testimonies[key, slot] = testimony
-    return testimonies
-
-
-def _check_sum(
-    subject: str, parts: Sequence[ArraySource], arrived: ArraySource | None, ref: TensorRef | None
-) -> Testimony:
-    if len(parts) == 1 and arrived is not None and parts[0].identity() == arrived.identity():
-        return Testimony("sum", subject, Outcome.AGREE)
-    actual = None if arrived is None else arrived.array()
-    if not parts:
-        outcome = Outcome.AGREE if actual is None or not np.any(actual) else Outcome.DISAGREE
-        return Testimony("sum", subject, outcome, reason="" if outcome is Outcome.AGREE else "nothing was sent to it")
-    shape = actual.shape if actual is not None else (ref.shape if ref is not None else parts[0].array().shape)
-    arrays = [_reduced(p.array(), shape) for p in parts]
-    if actual is not None and actual.dtype.kind != "c":
-        arrays = [a.real if a.dtype.kind == "c" else a for a in arrays]
-    if len(arrays) == 1 and actual is not None and arrays[0].shape == actual.shape and np.array_equal(arrays[0], actual):
-        return Testimony("sum", subject, Outcome.AGREE)
-    wide = [a.astype(np.complex128 if a.dtype.kind == "c" else np.float64, copy=False) for a in arrays]
-    total = wide[0] if len(wide) == 1 else np.add.reduce(np.broadcast_arrays(*wide))
-    eps, dtype = coarsest_eps([ref.dtype] if ref is not None else [str(arrays[0].dtype)])
-    sizes = np.add.reduce(np.broadcast_arrays(*[np.abs(a) for a in wide])) if len(wide) > 1 else np.abs(wide[0])
-    # n additions, each rounded once, in an order that we do not know.
-    outcome, comparison = judge(total, actual, dtype=dtype, noise=lambda: eps * len(parts) * sizes / 8)
-    return Testimony("sum", subject, outcome, comparison)

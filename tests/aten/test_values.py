@@ -9,6 +9,7 @@ from gradcheck_suite.aten import Meaning, known_names, lookup
 from gradcheck_suite.engine import ops as e
 
 from .calls import Call, disagreements
+from .presence import present_overload
 from .sweep import all_calls
 
 
@@ -23,6 +24,7 @@ def wrong(meaning: Meaning, calls: list[Call]) -> list[str]:
 def test_value(name: str) -> None:
     meaning = lookup(name)
     assert meaning is not None
+    present_overload(name)
     assert not wrong(meaning, all_calls().get(name, []))
 
 

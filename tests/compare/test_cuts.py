@@ -23,8 +23,7 @@ class Block(nn.Module):
         with torch.no_grad():
             b = h * 3  # no_grad
         c = h.norm().item()  # number
-        d = h.data * 4  # data
-        return h * c + a + b + d
+        return h * c + a + b
 
 
 class Clean(Block):
@@ -47,8 +46,8 @@ def test_each_kind_on_its_line() -> None:
         assert cut.location is not None
         assert lines[cut.location.line - start].rstrip().endswith(f"# {cut.kind}")
         assert cut.module == "0"
-    assert [cut.kind for cut in cuts] == ["number", "data", "no_grad", "detach"]
-    assert [cut.deliberate for cut in cuts] == [False, False, True, True]
+    assert [cut.kind for cut in cuts] == ["number", "no_grad", "detach"]
+    assert [cut.deliberate for cut in cuts] == [False, True, True]
 
 
 def test_a_clean_recording_has_none() -> None:

@@ -34,7 +34,7 @@ class Lie:
 
 
 def draw(*shape: int, dtype: torch.dtype = F64, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 def function(

@@ -132,6 +132,16 @@ def test_detached_graph():
     assert "detach(), .data" in DetachedGraph.from_difference(statement(), ["a"], None).hint
 
 
+def test_deliberate_stop_gradients_are_notes():
+    cut = Location("m.py", 9)
+    finding = DetachedGraph.from_stop("no_grad", ["a"], cut, module="net")
+    assert finding.severity is Severity.NOTE
+    assert finding.code == "GC501"
+    assert "no_grad() here holds a value constant that depends on a" in finding.message
+    assert "ignore[detached-graph]" in finding.hint
+    assert "moves the output" in DetachedGraph.from_stop("detach", [], cut).message
+
+
 def test_unverified_is_grouped_by_reason():
     entries = [Entry("A", "why"), Entry("B", "because"), Entry("C", "why", 3)]
     first, second = Unverified.from_entries(entries)

@@ -17,16 +17,18 @@ BLOCK_BYTES = 1 << 19
 
 
 def blocks(shape: tuple[int, ...], reduced: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
-    """Slices that cut an array into cache-sized parts, across the longest axis that is not reduced."""
-    kept = [i for i in range(len(shape)) if i not in reduced]
-    if not kept:
-        yield ()
-        return
-    axis = max(kept, key=lambda i: shape[i])
-    per_index = math.prod(shape) // max(shape[axis], 1) * itemsize
-    step = max(1, BLOCK_BYTES // max(per_index, 1))
-    for start in range(0, shape[axis], step):
-        yield (*(slice(None),) * axis, slice(start, start + step))
+    """Slices that cut an array into cache-sized parts, across the axes that are not reduced, the first ones first."""
+    part, room = list(shape), math.prod(shape) * itemsize
+    for axis in range(len(shape)):
+        if room <= BLOCK_BYTES:
+            break
+        if axis not in reduced:
+            per_index = room // part[axis]
+            part[axis] = max(1, BLOCK_BYTES // per_index)
+            room = per_index * part[axis]
+    counts = [-(-n // max(size, 1)) for n, size in zip(shape, part)]
+    for index in np.ndindex(*counts):
+        yield tuple(slice(i * size, (i + 1) * size) for i, size in zip(index, part))
 
 
 def merged(shape: tuple[int, ...], reduced: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -46,22 +48,6 @@ def merged(shape: tuple[int, ...], reduced: tuple[int, ...]) -> tuple[tuple[int,
 def kept_shape(shape: tuple[int, ...], reduced: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of statistics: reduced axes have length one."""
     return tuple(1 if i in reduced else n for i, n in enumerate(shape))
-
-
-def runs(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
-    """Slices that cut an array into cache-sized parts that are contiguous, for kernels without a reduced axis."""
-    axis, inner = len(shape), itemsize
-    while axis and (inner < BLOCK_BYTES or axis == len(shape)):
-        axis -= 1
-        inner *= shape[axis]
-    if inner <= BLOCK_BYTES:
-        yield ()
-        return
-    step = max(1, BLOCK_BYTES * shape[axis] // inner)
-    for outer in np.ndindex(*shape[:axis]):
-        head = tuple(slice(i, i + 1) for i in outer)
-        for start in range(0, shape[axis], step):
-            yield (*head, slice(start, start + step))
 
 
 def kept(part: tuple[slice, ...], reduced: tuple[int, ...]) -> tuple[slice, ...]:
@@ -110,7 +96,7 @@ def total(a: Array, reduced: tuple[int, ...]) -> Array:
     A product with a vector of ones: BLAS reads the array once, at the speed of memory.
     """
     last = a.ndim - 1
-    if not reduced or a.dtype.kind not in "fc" or a.dtype.itemsize < 4:
+    if not reduced or reduced[-1] < last - 1 or a.dtype.kind not in "fc" or a.itemsize < 4:
         return np.asarray(np.sum(a, axis=reduced, keepdims=True))
     ones = np.ones(a.shape[reduced[-1]], dtype=a.dtype)
     if reduced[-1] == last:
@@ -127,3 +113,18 @@ def total_of_products(a: Array, b: Array, reduced: tuple[int, ...], scratch: Arr
         sums = np.matmul(a[..., np.newaxis, :], b[..., np.newaxis])[..., 0]
         return np.asarray(np.sum(sums, axis=reduced[:-1], keepdims=True) if len(reduced) > 1 else sums)
     return total(np.multiply(a, b, out=scratch), reduced)
+
+
+def weighted_total(a: Array, weight: Array, reduced: tuple[int, ...]) -> Array:
+    """:func:`total` of ``a * weight``, where every axis of ``weight`` has length one or that of ``a``."""
+    last = a.ndim - 1
+    plain = tuple(i for i in reduced if weight.shape[i] == 1)
+    rest = tuple(i for i in reduced if weight.shape[i] != 1)
+    if plain:
+        a = total(a, plain)
+    if rest and weight.size == weight.shape[rest[0]]:  # a vector
+        if rest == (last,):
+            return np.asarray(np.matmul(a, weight.ravel())[..., np.newaxis])
+        if rest == (last - 1,):
+            return np.asarray(np.matmul(weight.ravel(), a)[..., np.newaxis, :])
+    return np.asarray(np.sum(a * weight, axis=rest, keepdims=True))

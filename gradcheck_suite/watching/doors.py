@@ -1,0 +1,188 @@
+"""Where a running program passes by: the places of torch that call the innermost session while one is open.
+
+The doors are put in when the first session opens and taken out when the last one closes, whatever the order in which
+threads and fixtures open and close theirs. A door with no session behind it leads straight on.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from ..capture.dynamo import skip_by_dynamo
+from ..capture.quiet import is_quiet
+
+__all__ = ["Watcher", "innermost", "missing_doors", "open_doors", "torch_grad"]
+
+_ENGINE = ("torch.autograd", "torch.autograd.graph")
+_ENGINE_NAME = "_engine_run_backward"
+
+innermost: ContextVar[Watcher | None] = ContextVar("gradcheck_innermost_session", default=None)
+
+torch_grad: Callable[[torch.Tensor], torch.Tensor | None] = torch._C.TensorBase.grad.__get__
+"""``tensor.grad`` as torch reads it, past the door."""
+
+
+class Watcher(Protocol):
+    """What stands behind the doors."""
+
+    def owns_thread(self) -> bool:
+        """Whether the running thread is the one that is watched."""
+
+    def run_backward(
+        self, original: Callable[..., Any], outputs: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run a backward by calling ``original``."""
+
+    def before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """An optimizer begins to step."""
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """It has stepped; not called if it raised."""
+
+    def zeroing(self, owner: Any) -> Callable[[], None] | None:
+        """``owner.zero_grad()`` begins; what is returned is called when it has ended."""
+
+    def grad_is_missing(self, tensor: torch.Tensor) -> None:
+        """Somebody reads the ``.grad`` of a tensor that is no leaf, and there is none."""
+
+
+def missing_doors() -> list[str]:
+    """What this torch does not have, so that no backward can be seen."""
+    return [f"{module}.{_ENGINE_NAME}" for module in _ENGINE if not hasattr(sys.modules[module], _ENGINE_NAME)]
+
+
+@contextmanager
+def open_doors() -> Iterator[None]:
+    """While any such block runs, the doors lead to the innermost session of each thread."""
+    _DOORS.acquire()
+    try:
+        yield
+    finally:
+        _DOORS.release()
+
+
+def _watcher() -> Watcher | None:
+    watcher = innermost.get()
+    # What a check of our own runs is none of the user's.
+    return watcher if watcher is not None and watcher.owns_thread() and not is_quiet() else None
+
+
+class _Doors:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._undo: list[Callable[[], None]] = []
+
+    def acquire(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._install()
+
+    def release(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                while self._undo:
+                    self._undo.pop()()
+
+    def _install(self) -> None:
+        for module_name in _ENGINE:
+            module = sys.modules[module_name]
+            original = getattr(module, _ENGINE_NAME, None)
+            if original is not None:
+                self._replace(module, _ENGINE_NAME, _backward_door(original))
+        for owner in (torch.optim.Optimizer, torch.nn.Module):
+            self._replace(owner, "zero_grad", _zero_grad_door(owner.zero_grad))
+        self._undo.append(register_optimizer_step_pre_hook(_before_step).remove)
+        self._undo.append(register_optimizer_step_post_hook(_after_step).remove)
+        if "grad" not in torch.Tensor.__dict__:
+            torch.Tensor.grad = _GRAD_DOOR  # type: ignore[assignment]
+            self._undo.append(_remove_grad_door)
+
+    def _replace(self, owner: Any, name: str, door: Any) -> None:
+        original = getattr(owner, name)
+        setattr(owner, name, door)
+
+        def undo() -> None:
+            # Whoever has put something over the door keeps it: with nobody behind it, it leads straight on.
+            if getattr(owner, name) is door:
+                setattr(owner, name, original)
+
+        self._undo.append(undo)
+
+
+_DOORS = _Doors()
+
+
+def _backward_door(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def run_backward(outputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        watcher = _watcher()
+        if watcher is None:
+            return original(outputs, *args, **kwargs)
+        return watcher.run_backward(original, outputs, args, kwargs)
+
+    return run_backward
+
+
+def _zero_grad_door(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def zero_grad(self: Any, *args: Any, **kwargs: Any) -> Any:
+        watcher = _watcher()
+        ended = watcher.zeroing(self) if watcher is not None else None
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            if ended is not None:
+                ended()
+
+    skip_by_dynamo(zero_grad.__code__)
+    return zero_grad
+
+
+def _before_step(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    watcher = _watcher()
+    if watcher is not None:
+        watcher.before_step(optimizer, args, kwargs)
+
+
+def _after_step(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    watcher = _watcher()
+    if watcher is not None:
+        watcher.after_step(optimizer)
+
+
+def _read_grad(self: torch.Tensor) -> torch.Tensor | None:
+    value = torch_grad(self)
+    if value is None and self.grad_fn is not None and not self.retains_grad:
+        watcher = _watcher()
+        if watcher is not None:
+            watcher.grad_is_missing(self)
+    return value
+
+
+def _write_grad(self: torch.Tensor, value: torch.Tensor | None) -> None:
+    torch._C.TensorBase.grad.__set__(self, value)
+
+
+def _delete_grad(self: torch.Tensor) -> None:
+    torch._C.TensorBase.grad.__delete__(self)
+
+
+_GRAD_DOOR = property(_read_grad, _write_grad, _delete_grad, doc=torch._C.TensorBase.grad.__doc__)
+skip_by_dynamo(_before_step.__code__, _after_step.__code__)
+
+
+def _remove_grad_door() -> None:
+    if torch.Tensor.__dict__.get("grad") is _GRAD_DOOR:
+        del torch.Tensor.grad
