@@ -42,7 +42,7 @@ class PartSummary:
         nodes: by how they were verified (``meaning``, ``decomposition``, ``numerical``, ``inconclusive``).
         disagreements: gradients that differ.
         forward_disagreements: engine values that differ from torch's outputs.
-        torch_bugs: those of both kinds that are bugs of torch, with a reproduction in docs/torch_bugs; not counted above.
+        torch_bugs: bugs of torch among both kinds, by reproduction in docs/torch_bugs; not counted above.
         failed: entries that raised.
     """
 

@@ -8,6 +8,7 @@ cannot be run is counted and named.
 from __future__ import annotations
 
 import ast
+import fnmatch
 import signal
 import time
 import warnings
@@ -261,11 +262,13 @@ def _count(node: NodeRecord, verdict: NodeVerdict, result: Result) -> None:
         if testimony.outcome is Outcome.AGREE:
             continue
         forward = testimony.subject.startswith("value of output")
-        bug = known_torch_bugs().get(verdict.op)
+        text = f"{verdict.op}({_arguments(node)}): {testimony.subject}: {_numbers(testimony)}"
+        bug = next(
+            (name for call, name in known_torch_bugs().items() if fnmatch.fnmatchcase(text, call)), None
+        )
         if bug is not None and (forward or testimony.outcome is Outcome.DISAGREE):
             result.torch_bugs[bug] += 1
             continue
-        text = f"{verdict.op}({_arguments(node)}): {testimony.subject}: {_numbers(testimony)}"
         if forward:
             result.forward.append(text)
         elif testimony.outcome is Outcome.DISAGREE:
@@ -276,7 +279,7 @@ def _count(node: NodeRecord, verdict: NodeVerdict, result: Result) -> None:
 
 @lru_cache(maxsize=1)
 def known_torch_bugs() -> dict[str, str]:
-    """Reproduction by operation: docs/torch_bugs/*.py name the operations they are about in ``OPS``."""
+    """Reproduction by pattern of a call: docs/torch_bugs/*.py name the calls they are about in ``OPS``."""
     found: dict[str, str] = {}
     for path in sorted((Path(__file__).parents[1] / "docs" / "torch_bugs").glob("*.py")):
         for statement in ast.parse(path.read_text(encoding="utf-8")).body:

@@ -2,7 +2,7 @@
 
 import torch
 
-OPS = ("aten::as_strided_scatter",)
+OPS = ("aten::as_strided_scatter(*",)
 
 x = torch.arange(9.0, dtype=torch.float64).reshape(3, 3).requires_grad_()
 patch = -torch.ones(2, 2, dtype=torch.float64, requires_grad=True)

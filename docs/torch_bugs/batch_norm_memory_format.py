@@ -8,7 +8,7 @@ one image, which is a batch norm inside, gets it from any channels-last gradient
 
 import torch
 
-OPS = ("aten::native_batch_norm",)
+OPS = ("aten::native_batch_norm(float???1, *",)  # a batch of one only
 
 torch.manual_seed(0)
 weight = torch.randn(1, 20, 3, dtype=torch.float64)

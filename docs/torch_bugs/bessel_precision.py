@@ -5,10 +5,10 @@ import scipy.special
 import torch
 
 OPS = (
-    "aten::special_bessel_j0",
-    "aten::special_bessel_j1",
-    "aten::special_bessel_y0",
-    "aten::special_bessel_y1",
+    "aten::special_bessel_j0(*",
+    "aten::special_bessel_j1(*",
+    "aten::special_bessel_y0(*",
+    "aten::special_bessel_y1(*",
 )
 
 x = torch.linspace(0.1, 12, 500, dtype=torch.float64)

@@ -2,7 +2,7 @@
 
 import torch
 
-OPS = ("aten::hardsigmoid",)
+OPS = ("aten::hardsigmoid(*",)
 
 x = torch.linspace(-2.5, 2.5, 7, dtype=torch.float64, requires_grad=True)
 torch.nn.functional.hardsigmoid(x).sum().backward()

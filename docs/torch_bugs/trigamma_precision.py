@@ -4,7 +4,7 @@ import numpy as np
 import scipy.special
 import torch
 
-OPS = ("aten::polygamma", "aten::special_polygamma", "aten::digamma")
+OPS = ("aten::polygamma(1, *", "aten::digamma(*")
 
 x = torch.linspace(0.2, 6, 300, dtype=torch.float64, requires_grad=True)
 torch.digamma(x).sum().backward()

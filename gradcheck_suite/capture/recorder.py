@@ -30,7 +30,7 @@ from .dynamo import skip_by_dynamo
 from .identity import Identities
 from .modules import ModuleStack
 from .origins import BackwardWrite, HalfRecorded, NodeOrigin, Segment, UnrecordableError
-from .sources import SourceFinder, function_line
+from .sources import SourceFinder, function_line, is_running
 from .traits import OpTraits, any_requires_grad, read_traits, tensors_of
 from .undisturbed import undisturbed
 from .values import TensorValue
@@ -172,7 +172,7 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
     def _before(self, traits: OpTraits, args: Any, kwargs: Any) -> HalfRecorded:
         self._settle()
         grad_enabled = torch.is_grad_enabled()
-        location, forward_frame = self.sources.find(2, look_for_function=self._segment is not None or not grad_enabled)
+        location, forward_frame = self.sources.find(2, look_for_function=True)
         segment = self._segment_for(forward_frame)
         inputs: list[tuple[torch.Tensor, TensorRef]] = []
         record_args = tuple(self._record_value(a, inputs) for a in args)
@@ -246,6 +246,10 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
         if segment is not None:
             segment.origin.ops.append(op)
             segment.outputs.extend(results)
+            if op.grad_enabled:
+                # A forward that turns gradients on differentiates something of its own, inside.
+                inner = NodeOrigin("op", [op])
+                self._pending.extend((tensor, ref, inner) for tensor, ref in results)
             return
         origin = NodeOrigin("op", [op])
         self._pending.extend((tensor, ref, origin) for tensor, ref in results)
@@ -376,6 +380,8 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
         ref.edge = (self.node_key(node), tensor.output_nr)
         if origin.role == "unknown" or self.origin_of(node) is not None:
             return
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            return  # an operation whose call could not be told must not pass for the Function's forward
         if origin.role != "write-through-view":
             base = tensor._base if tensor._is_view() else None
             regenerated = node.name() == "AsStridedBackward0" and origin.ops[0].written
@@ -388,8 +394,13 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
     # -- phases --------------------------------------------------------------------------------------------------
 
     def finish_forward(self) -> None:
-        """Settle what is pending; call after the forward and before the backward."""
-        self._close_segment()
+        """Settle what is pending; call after the forward and before the backward.
+
+        A custom Function whose forward is still running (it differentiates inside) stays open.
+        """
+        segment = self._segment
+        if segment is None or not is_running(segment.frame):
+            self._close_segment()
         self._settle()
 
     @contextmanager

@@ -16,7 +16,7 @@ import torch
 
 from ..evidence import Location
 
-__all__ = ["SourceFinder", "function_line"]
+__all__ = ["SourceFinder", "function_line", "is_running"]
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -66,6 +66,16 @@ def function_line(cls: type, method: str) -> Location | None:
         if not text:
             break
     return Location(code.co_filename, line, getattr(code, "co_qualname", code.co_name))
+
+
+def is_running(frame: FrameType | None) -> bool:
+    """Whether a frame is on this thread's stack."""
+    current: FrameType | None = sys._getframe(1)
+    while current is not None:
+        if current is frame:
+            return True
+        current = current.f_back
+    return False
 
 
 class SourceFinder:

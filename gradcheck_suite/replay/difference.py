@@ -20,13 +20,15 @@ class LocalDifference:
     Attributes:
         value: the central estimate.
         error: its own error estimate.
-        left, right: one-sided slopes; far apart at a kink.
+        left, right: one-sided slopes.
+        kink: whether they stay apart as the step shrinks; of a smooth function their distance shrinks with it.
     """
 
     value: float
     error: float
     left: float
     right: float
+    kink: bool = False
 
 
 def difference_along(
@@ -60,11 +62,13 @@ def difference_along(
         value = (100.0 * fine.value - coarse.value) / 99.0
         error = abs(fine.value - coarse.value) / 10.0 + rounding
         if best is None or error < best.error:
-            best = LocalDifference(value, error, fine.left, fine.right)
+            apart, before = abs(fine.right - fine.left), abs(coarse.right - coarse.left)
+            kink = apart > 0.5 * before and apart > 8 * rounding
+            best = LocalDifference(value, error, fine.left, fine.right, kink)
     return best
 
 
 def _moved(base: Array, index: tuple[int, ...], step: complex) -> Array:
-    moved = base.copy()
+    moved: Array = base.copy()
     moved[index] += step if base.dtype.kind == "c" else step.real
     return moved

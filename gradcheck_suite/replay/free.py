@@ -53,6 +53,8 @@ class _Runner:
         self.missing: dict[str, str] = {}
         self.operations = 0
         self.function: int | None = None
+        # Leaves of the graph; a Function may make further ones for itself inside its forward.
+        self.reached = set(trace.leaves.values())
         # Memories whose history the running Function's node continues: those of its tracked inputs, and its own.
         self.connected: set[int] = set()
         self.nodes_by_call = {
@@ -146,7 +148,7 @@ class _Runner:
             for ref in _tensors((other.args, tuple(other.kwargs.values()))):
                 if ref.edge is not None:
                     self.connected.add(ref.storage)
-                    if ref.edge[0] < 0:
+                    if ref.edge[0] in self.reached:
                         self.leaf(ref)
         self.function = op.function.number
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,15 +21,13 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from ..capture.dynamo import skip_by_dynamo
 from ..capture.quiet import is_quiet
 
-__all__ = ["Watcher", "innermost", "missing_doors", "open_doors", "torch_grad"]
+__all__ = ["Watcher", "innermost", "missing_doors", "open_doors"]
 
 _ENGINE = ("torch.autograd", "torch.autograd.graph")
 _ENGINE_NAME = "_engine_run_backward"
+_BEHIND = "__gradcheck_behind__"
 
 innermost: ContextVar[Watcher | None] = ContextVar("gradcheck_innermost_session", default=None)
-
-torch_grad: Callable[[torch.Tensor], torch.Tensor | None] = torch._C.TensorBase.grad.__get__
-"""``tensor.grad`` as torch reads it, past the door."""
 
 
 class Watcher(Protocol):
@@ -51,8 +50,8 @@ class Watcher(Protocol):
     def zeroing(self, owner: Any) -> Callable[[], None] | None:
         """``owner.zero_grad()`` begins; what is returned is called when it has ended."""
 
-    def grad_is_missing(self, tensor: torch.Tensor) -> None:
-        """Somebody reads the ``.grad`` of a tensor that is no leaf, and there is none."""
+    def warned(self, message: str, file: str, line: int) -> None:
+        """A warning is shown."""
 
 
 def missing_doors() -> list[str]:
@@ -98,19 +97,20 @@ class _Doors:
     def _install(self) -> None:
         for module_name in _ENGINE:
             module = sys.modules[module_name]
-            original = getattr(module, _ENGINE_NAME, None)
-            if original is not None:
-                self._replace(module, _ENGINE_NAME, _backward_door(original))
+            if hasattr(module, _ENGINE_NAME):
+                self._replace(module, _ENGINE_NAME, _backward_door)
         for owner in (torch.optim.Optimizer, torch.nn.Module):
-            self._replace(owner, "zero_grad", _zero_grad_door(owner.zero_grad))
+            self._replace(owner, "zero_grad", _zero_grad_door)
         self._undo.append(register_optimizer_step_pre_hook(_before_step).remove)
         self._undo.append(register_optimizer_step_post_hook(_after_step).remove)
-        if "grad" not in torch.Tensor.__dict__:
-            torch.Tensor.grad = _GRAD_DOOR  # type: ignore[assignment]
-            self._undo.append(_remove_grad_door)
+        self._replace(warnings, "showwarning", _warning_door)
 
-    def _replace(self, owner: Any, name: str, door: Any) -> None:
-        original = getattr(owner, name)
+    def _replace(self, owner: Any, name: str, door_to: Callable[[Any], Any]) -> None:
+        found = getattr(owner, name)
+        # Somebody (warnings.catch_warnings in a fixture) may have put an old door back.
+        original = getattr(found, _BEHIND, found)
+        door = door_to(original)
+        setattr(door, _BEHIND, original)
         setattr(owner, name, door)
 
         def undo() -> None:
@@ -162,27 +162,15 @@ def _after_step(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs:
         watcher.after_step(optimizer)
 
 
-def _read_grad(self: torch.Tensor) -> torch.Tensor | None:
-    value = torch_grad(self)
-    if value is None and self.grad_fn is not None and not self.retains_grad:
+def _warning_door(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def showwarning(message: Any, category: Any, filename: str, lineno: int, *args: Any, **kwargs: Any) -> Any:
         watcher = _watcher()
         if watcher is not None:
-            watcher.grad_is_missing(self)
-    return value
+            watcher.warned(str(message), filename, lineno)
+        return original(message, category, filename, lineno, *args, **kwargs)
+
+    return showwarning
 
 
-def _write_grad(self: torch.Tensor, value: torch.Tensor | None) -> None:
-    torch._C.TensorBase.grad.__set__(self, value)
-
-
-def _delete_grad(self: torch.Tensor) -> None:
-    torch._C.TensorBase.grad.__delete__(self)
-
-
-_GRAD_DOOR = property(_read_grad, _write_grad, _delete_grad, doc=torch._C.TensorBase.grad.__doc__)
 skip_by_dynamo(_before_step.__code__, _after_step.__code__)
-
-
-def _remove_grad_door() -> None:
-    if torch.Tensor.__dict__.get("grad") is _GRAD_DOOR:
-        del torch.Tensor.grad

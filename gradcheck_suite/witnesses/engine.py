@@ -313,9 +313,8 @@ def _second_opinion(
         return Testimony("engine", subject, Outcome.DISAGREE, comparison, reason=reason)
     e, a = (expected.imag, actual.imag) if unit == 1j else (expected.real, actual.real)
     low, high = sorted((difference.left, difference.right))
-    kink = high - low > 1e-3 * max(abs(high), abs(low)) and difference.error > 1e-6 * max(abs(high), abs(low))
     margin = 1e-3 * max(abs(high), abs(low))
-    if kink and low - margin <= a <= high + margin:
+    if difference.kink and low - margin <= a <= high + margin:
         return Testimony(
             "engine",
             subject,

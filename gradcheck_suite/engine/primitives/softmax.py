@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..primitive import primitive
 from ..tensor import Tensor
-from ._blocks import blocks, merged, total, total_of_products, unbuffered
+from ._blocks import Scratch, blocks, merged, total, total_of_products, unbuffered
 from .elementary import exp
 from .reduction import sum as sum_over
 
@@ -21,8 +21,8 @@ LARGEST = {8: 300.0, 4: 40.0}
 """By item size, exponents whose exponentials can be summed over any axis without overflow."""
 
 
-def _exponentials(x: Array, out: Array, where: tuple[int, ...], safe: bool) -> tuple[Array, Array | None]:
-    """exp(x - shift) in ``out``; its sums over ``where`` (kept with length one) and the shift, None for zero.
+def _exponentials(x: Array, out: Array, where: tuple[int, ...], safe: bool) -> Array:
+    """exp(x - shift) in ``out``; its sums over ``where``, kept with length one.
 
     The shift is the largest element of the slice, or nothing where nothing can over- or underflow: no element is
     large, and sums of at least one say that no slice has only very small ones.
@@ -30,12 +30,12 @@ def _exponentials(x: Array, out: Array, where: tuple[int, ...], safe: bool) -> t
     if np.max(x) <= LARGEST.get(x.itemsize, -np.inf):
         sums = total(np.exp(x, out=out), where)
         if np.min(sums) >= 1:
-            return sums, None
+            return sums
     largest = np.max(x, axis=where, keepdims=True)
     if safe:
         largest[np.isneginf(largest)] = 0
     np.exp(np.subtract(x, largest, out=out), out=out)
-    return total(out, where), largest
+    return total(out, where)
 
 
 def _softmax(x: Array, axis: int, allowed: Array | None, safe: bool) -> Array:
@@ -46,7 +46,7 @@ def _softmax(x: Array, axis: int, allowed: Array | None, safe: bool) -> Array:
     with unbuffered(shape[-1]):
         for part in blocks(shape, where, x.itemsize):
             block = result[part]
-            sums, _ = _exponentials(values[part], block, where, safe)
+            sums = _exponentials(values[part], block, where, safe)
             if safe:
                 sums[sums == 0] = 1
             block *= 1 / sums
@@ -153,15 +153,14 @@ def log_softmax(x: Array, *, axis: int = -1) -> Array:
         return np.zeros_like(x)
     shape, where = merged(x.shape, (axis % x.ndim,))
     values, result = x.reshape(shape), np.empty(shape, dtype=x.dtype)
+    scratch = Scratch(x.dtype)
     with np.errstate(invalid="ignore"), unbuffered(shape[-1]):
         for part in blocks(shape, where, x.itemsize):
-            block = result[part]
-            sums, shift = _exponentials(values[part], block, where, safe=False)
-            if shift is None:
-                np.subtract(values[part], np.log(sums), out=block)
-            else:
-                np.subtract(values[part], shift, out=block)
-                block -= np.log(sums)
+            # Always from the largest: log(1 + small) next to it is what makes a likely class's value exact.
+            largest = np.max(values[part], axis=where, keepdims=True)
+            block = np.subtract(values[part], largest, out=result[part])
+            exponentials = np.exp(block, out=scratch(block.shape))
+            block -= np.log(total(exponentials, where))
     return result.reshape(x.shape)
 
 

@@ -1,0 +1,197 @@
+"""The recorder of a session: besides recording, it says who wrote into which memory, and where gradients flow by hand."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from ..capture.dynamo import skip_by_dynamo
+from ..capture.modules import ModuleStack
+from ..capture.recorder import Recorder
+from ..evidence import Location
+
+__all__ = ["Flow", "WatchingRecorder", "Write", "WriteListener"]
+
+_MOST_MEMORIES = 2_048
+_WRITES_EACH = 4
+_MOST_FLOWS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """An operation that wrote into memory: which value of that memory it made, and where."""
+
+    epoch: int
+    op: str
+    location: Location | None
+    module: str
+
+
+class WriteListener(Protocol):
+    """Who is told about writes."""
+
+    def current_step(self) -> Location | None:
+        """Where the optimizer step that is running was called, if one is."""
+
+    def follows_gradients(self) -> bool:
+        """Whether what is computed from gradients by hand is to be followed now."""
+
+    def grad_memory(self, memory: int) -> bool:
+        """Whether some leaf's ``.grad`` lives there."""
+
+    def wrote(self, op: str, target: torch.Tensor, memory: int, factor: Any, *, from_gradient: bool) -> None:
+        """Memory was written to, outside any backward unless the operation cleared it."""
+
+
+class Flow:
+    """Memory that holds what was computed from some leaf's gradient, by hand.
+
+    Weak references keep a memory's number from being given to another one, and keep no memory alive.
+    """
+
+    def __init__(self) -> None:
+        self._memories: OrderedDict[int, tuple[StorageWeakRef, Location | None]] = OrderedDict()
+
+    def __contains__(self, memory: int) -> bool:
+        known = self._memories.get(memory)
+        return known is not None and not known[0].expired()
+
+    def add(self, tensor: torch.Tensor, location: Location | None) -> None:
+        """This tensor was computed from a gradient."""
+        storage = tensor.untyped_storage()
+        self._memories[storage._cdata] = (StorageWeakRef(storage), location)
+        if len(self._memories) > _MOST_FLOWS:
+            alive = {m: known for m, known in self._memories.items() if not known[0].expired()}
+            self._memories = OrderedDict(alive)
+            while len(self._memories) > _MOST_FLOWS:
+                self._memories.popitem(last=False)
+
+    def discard(self, memory: int) -> None:
+        """It was overwritten with something else."""
+        self._memories.pop(memory, None)
+
+    def line_of(self, memory: int) -> Location | None:
+        """Where it was computed."""
+        known = self._memories.get(memory)
+        return None if known is None else known[1]
+
+
+class WatchingRecorder(Recorder):
+    """A recorder that keeps no operations and reports writes to a listener."""
+
+    def __init__(self, modules: ModuleStack, listener: WriteListener) -> None:
+        super().__init__(modules, keep_operations=False, forgiving=True)
+        self._listener = listener
+        self._writes: OrderedDict[int, deque[Write]] = OrderedDict()
+        self.flow = Flow()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        if self.broken is None:
+            traits = self._traits.get(func)
+            try:
+                if traits is not None and (traits.writes or traits.writes_by_name):
+                    if not traits.relooks:
+                        self._notice_write(traits, args, kwargs or {})
+                elif self._listener.follows_gradients():
+                    self._follow(args, out)
+            except Exception:  # a watched program must not fail because its watcher did
+                self._give_up()
+        return out
+
+    def first_write_after(self, storage: int, epoch: int) -> Write | None:
+        """The first known write to memory number ``storage`` that made a later value than ``epoch``."""
+        return next((w for w in self._writes.get(storage, ()) if w.epoch > epoch), None)
+
+    def _notice_write(self, traits: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        targets = list(_written(traits, args, kwargs))
+        if self._in_backward and not torch.is_grad_enabled() and not any(self._is_interesting(t) for t in targets):
+            return
+        from_gradient = self._listener.follows_gradients() and self._reads_gradient(traits, args, kwargs)
+        factor = args[1] if len(args) > 1 else None
+        find: Callable[[], Location | None] = lambda: self.sources.find(4, look_for_function=False)[0]
+        location: Location | None = None
+        for target in targets:
+            memory = _memory(target)
+            if memory is None:
+                continue
+            number = self._storages.get(memory)
+            if number is not None:
+                location = location or self._listener.current_step() or find()
+                self._log(number, Write(self._epochs.get(number, 0), traits.name, location, self._module()))
+            self._listener.wrote(traits.name, target, memory, factor, from_gradient=from_gradient)
+            if from_gradient:
+                self.flow.add(target, location)
+            elif memory in self.flow and traits.name in ("aten::copy_", "aten::zero_", "aten::fill_"):
+                self.flow.discard(memory)
+
+    def _is_interesting(self, target: torch.Tensor) -> bool:
+        memory = _memory(target)
+        return memory is not None and (memory in self._storages or self._listener.grad_memory(memory))
+
+    def _reads_gradient(self, traits: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+        read = [a for position, a in enumerate(args) if position not in traits.writes]
+        read += [a for name, a in kwargs.items() if name not in traits.writes_by_name]
+        return any(self._carries(t) for t in _flat(read))
+
+    def _carries(self, tensor: torch.Tensor) -> bool:
+        memory = _memory(tensor)
+        return memory is not None and (memory in self.flow or self._listener.grad_memory(memory))
+
+    def _follow(self, args: Any, out: Any) -> None:
+        """An operation outside the graph: what it makes of a gradient, element by element, carries the gradient."""
+        shapes = []
+        for tensor in _flat(args):
+            if torch.is_grad_enabled() and tensor.requires_grad:
+                return
+            if self._carries(tensor):
+                shapes.append(tensor.shape)
+        if shapes:
+            location, _ = self.sources.find(2, look_for_function=False)
+            for made in _flat((out,)):
+                if made.shape in shapes and made.layout is torch.strided:
+                    self.flow.add(made, location)
+
+    def _log(self, number: int, write: Write) -> None:
+        writes = self._writes.get(number)
+        if writes is None:
+            writes = self._writes[number] = deque(maxlen=_WRITES_EACH)
+            if len(self._writes) > _MOST_MEMORIES:
+                self._writes.popitem(last=False)
+        writes.append(write)
+
+    def _module(self) -> str:
+        return self._modules.current if self._modules is not None else ""
+
+
+def _written(traits: Any, args: Any, kwargs: dict[str, Any]) -> Iterator[torch.Tensor]:
+    for position in traits.writes:
+        yield from _flat((args[position] if position < len(args) else kwargs.get(traits.argument_names[position]),))
+    for name in traits.writes_by_name:
+        yield from _flat((kwargs.get(name),))
+
+
+def _flat(values: Any) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _flat(value)
+
+
+def _memory(tensor: torch.Tensor) -> int | None:
+    """Which memory a tensor looks at, or None if it has none of its own (sparse, nested, fake)."""
+    if tensor.layout is not torch.strided:
+        return None
+    try:
+        return tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+skip_by_dynamo(WatchingRecorder.__torch_dispatch__.__code__)
