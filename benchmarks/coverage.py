@@ -12,11 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -26,9 +22,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from .coverage_workers import Workers
+
 __all__ = ["PartSummary", "main", "run_part"]
 
-MARK = "\x1eresult "  # models print; our lines are told apart by it
 MOST_SHOWN = 10_000
 
 
@@ -39,6 +36,7 @@ class PartSummary:
     Attributes:
         entries: how many there are.
         verified: entries with every node of every sample verified and nothing that disagrees.
+        wrong_in_torch: entries that are not, because of a bug of torch that has a reproduction.
         nodes: by how they were verified (``meaning``, ``decomposition``, ``numerical``, ``inconclusive``).
         disagreements: gradients that differ.
         forward_disagreements: engine values that differ from torch's outputs.
@@ -48,6 +46,7 @@ class PartSummary:
 
     entries: int = 0
     verified: int = 0
+    wrong_in_torch: int = 0
     samples: int = 0
     without_gradient: int = 0
     nodes: Counter[str] = field(default_factory=Counter)
@@ -58,98 +57,20 @@ class PartSummary:
     seconds: float = 0.0
 
 
-class _Worker:
-    """A process that measures one entry after another."""
-
-    def __init__(self, part: str, quick: bool) -> None:
-        arguments = [sys.executable, "-m", "benchmarks.coverage", "--worker", "--part", part]
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "MKL_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-        self.stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed with the worker
-        self.process = subprocess.Popen(
-            [*arguments, "--quick"] if quick else arguments,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.stderr,
-            text=True,
-            env=environment,
-        )
-
-    def ask(self, name: str) -> dict[str, Any] | None:
-        """The result of one entry, or None when the worker died over it."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        try:
-            self.process.stdin.write(name + "\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            return None
-        for line in self.process.stdout:
-            place = line.find(MARK)
-            if place >= 0:
-                found: dict[str, Any] = json.loads(line[place + len(MARK) :])
-                return found
-        return None
-
-    def close(self) -> str:
-        """End the process; returns how it ended."""
-        if self.process.stdin is not None and not self.process.stdin.closed:
-            try:
-                self.process.stdin.close()
-            except BrokenPipeError:
-                self.process.kill()
-        status = self.process.wait()
-        self.stderr.seek(0)
-        last = [line.strip() for line in self.stderr if line.strip()][-1:]
-        self.stderr.close()
-        return " ".join([f"status {status}", *last])
-
-
 def run_part(
-    part: str, *, quick: bool, only: Sequence[str], jobs: int, console: Console
+    part: str, *, only: Sequence[str], workers: Workers, console: Console
 ) -> tuple[PartSummary, list[dict[str, Any]]]:
-    """Measure every entry of a part in ``jobs`` worker processes."""
-    from .coverage_entries import entries
-
-    names = [entry.name for entry in entries(part, quick=quick)]
+    """Measure every entry of a part; returns the counts and the result of each entry."""
+    began = time.perf_counter()
+    names = workers.names(part)
     if only:
         names = [name for name in names if any(wanted in name for wanted in only)]
-    waiting = list(reversed(names))
-    results: list[dict[str, Any]] = []
-    lock = threading.Lock()
-    began = time.perf_counter()
 
-    def serve() -> None:
-        worker = _Worker(part, quick)
-        while True:
-            with lock:
-                if not waiting:
-                    break
-                name = waiting.pop()
-            result = worker.ask(name)
-            if result is None:
-                status = worker.close()
-                result = {"part": part, "name": name, "error": f"its process ended with {status}"}
-                worker = _Worker(part, quick)
-            with lock:
-                results.append(result)
-                if len(results) % 50 == 0:
-                    console.print(
-                        f"  {part}: {len(results)} of {len(names)}, {time.perf_counter() - began:.0f} s"
-                    )
-        worker.close()
+    def progress(done: int) -> None:
+        if done % 50 == 0:
+            console.print(f"  {part}: {done} of {len(names)}, {time.perf_counter() - began:.0f} s")
 
-    threads = [threading.Thread(target=serve) for _ in range(max(1, min(jobs, 2, len(names))))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    order = {name: i for i, name in enumerate(names)}
-    results.sort(key=lambda r: order[r["name"]])
+    results = workers.measure(part, names, progress)
     summary = PartSummary(entries=len(names), seconds=round(time.perf_counter() - began, 1))
     for result in results:
         _add(summary, result)
@@ -165,20 +86,7 @@ def _add(summary: PartSummary, result: dict[str, Any]) -> None:
     summary.torch_bugs.update(result.get("torch_bugs", {}))
     summary.failed += bool(result["error"])
     summary.verified += bool(result.get("verified"))
-
-
-def _serve(part: str, quick: bool) -> None:
-    """The worker: names come in, one a line; results go out, one JSON object a line."""
-    import torch
-
-    from .coverage_entries import entries, measure
-
-    torch.set_num_threads(1)
-    known = {entry.name: entry for entry in entries(part, quick=quick)}
-    for line in sys.stdin:
-        result = measure(known[line.rstrip("\n")])
-        data = {**vars(result), "verified": result.verified}
-        print("\n" + MARK + json.dumps(data), flush=True)
+    summary.wrong_in_torch += bool(result.get("torch_bugs"))
 
 
 def _print_details(part: str, results: Sequence[dict[str, Any]], console: Console) -> None:
@@ -204,8 +112,8 @@ def _print_details(part: str, results: Sequence[dict[str, Any]], console: Consol
 def _table(summaries: dict[str, PartSummary]) -> Table:
     table = Table(title="What the engine verified")
     for column in (
-        "part", "entries", "fully verified", "samples", "meaning", "decomposition", "numerical", "inconclusive",
-        "disagree", "forward differs", "torch bugs", "raised", "s",
+        "part", "entries", "fully verified", "wrong in torch", "samples", "meaning", "decomposition", "numerical", "inconclusive",
+        "disagree", "forward differs", "raised", "s",
     ):  # fmt: skip
         table.add_column(column, justify="left" if column == "part" else "right")
     for part, s in summaries.items():
@@ -214,8 +122,8 @@ def _table(summaries: dict[str, PartSummary]) -> Table:
             str(s.nodes.get(how, 0)) for how in ("meaning", "decomposition", "numerical", "inconclusive")
         ]
         table.add_row(
-            part, str(s.entries), f"{s.verified} ({share:.1f} %)", str(s.samples), *kinds, str(s.disagreements),
-            str(s.forward_disagreements), str(s.torch_bugs.total()), str(s.failed), f"{s.seconds:.0f}",
+            part, str(s.entries), f"{s.verified} ({share:.1f} %)", str(s.wrong_in_torch), str(s.samples), *kinds,
+            str(s.disagreements), str(s.forward_disagreements), str(s.failed), f"{s.seconds:.0f}",
         )  # fmt: skip
     return table
 
@@ -223,7 +131,9 @@ def _table(summaries: dict[str, PartSummary]) -> Table:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; 0 when nothing disagrees and no entry raised, else 1."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the first samples of each entry only")
+    parser.add_argument(
+        "--quick", action="store_true", help="one sample of each entry, and every eighth model"
+    )
     parser.add_argument(
         "--part", action="append", choices=("op_db", "module_db", "zoo"), help="default: all three"
     )
@@ -232,21 +142,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--jobs", type=int, default=2, help="worker processes, at most 2")
     parser.add_argument("--details", help="write every result to this file, one JSON object a line")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     parts = options.part or ["op_db", "module_db", "zoo"]
-    if options.worker:
-        _serve(parts[0], options.quick)
-        return 0
     console = Console(width=170 if not sys.stdout.isatty() else None)
     summaries: dict[str, PartSummary] = {}
     everything: list[dict[str, Any]] = []
-    for part in parts:
-        summaries[part], results = run_part(
-            part, quick=options.quick, only=options.only, jobs=options.jobs, console=console
-        )
-        _print_details(part, results, console)
-        everything.extend(results)
+    with Workers(options.jobs, quick=options.quick) as workers:
+        for part in parts:
+            summaries[part], results = run_part(part, only=options.only, workers=workers, console=console)
+            _print_details(part, results, console)
+            everything.extend(results)
     if options.details:
         with open(options.details, "w", encoding="utf-8") as stream:
             stream.writelines(json.dumps(r) + "\n" for r in everything)

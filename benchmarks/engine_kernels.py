@@ -76,6 +76,7 @@ def cases() -> list[Case]:
         convolution((8, 64, 56, 56), (256, 64, 1, 1), rng, quick=True),
         convolution((8, 64, 56, 56), (128, 64, 1, 1), rng, stride=2),
         convolution((8, 96, 56, 56), (96, 1, 3, 3), rng, quick=True, padding=1, groups=96),
+        convolution((8, 96, 56, 56), (96, 1, 3, 3), rng, stride=2, padding=1, groups=96),
         convolution((8, 384, 14, 14), (384, 1, 3, 3), rng, padding=1, groups=384),
         convolution((8, 128, 28, 28), (128, 4, 3, 3), rng, padding=1, groups=32),
         convolution((8, 3, 224, 224), (192, 3, 16, 16), rng, stride=16),
@@ -109,6 +110,13 @@ def cases() -> list[Case]:
             (image, channels, channels),
             lambda x, w, b: ops.group_norm(x, 8, w, b),
             lambda x, w, b: F.group_norm(x, 8, w, b),
+        ),
+        Case(
+            "rms norm",
+            "8x128x768",
+            (tokens, width),
+            lambda x, w: ops.rms_norm(x, w),
+            lambda x, w: F.rms_norm(x, (768,), w, 1e-6),
         ),
         Case(
             "softmax",
@@ -231,7 +239,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="fewer shapes, under a minute on two cores")
     parser.add_argument("--threads", type=int, default=1, help="threads of both libraries")
-    parser.add_argument("--only", default="", help="only the operations whose name contains this")
+    parser.add_argument("--only", default="", help="only the rows whose operation and shape contain this")
     options = parser.parse_args()
     restart_with_threads(options.threads)
     torch.set_num_threads(options.threads)
@@ -241,7 +249,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     print(f"{'operation':<20} {'shape':<46} {'engine ms':>10} {'torch ms':>10} {'ratio':>6}")
     for case in cases():
-        if (options.quick and not case.quick) or options.only not in case.name:
+        if (options.quick and not case.quick) or options.only not in f"{case.name} {case.shape}":
             continue
         mine, theirs = milliseconds((engine_run(case), torch_run(case)), budget, clock)
         rows.append(
@@ -257,6 +265,8 @@ def main() -> None:
             f"{case.name:<20} {case.shape:<46} {mine:>10.2f} {theirs:>10.2f} {mine / theirs:>6.2f}",
             flush=True,
         )
+    if not rows:
+        parser.error(f"--only {options.only!r} leaves no row. Name a part of an operation or of its shape.")
     geometric = statistics.geometric_mean(row["ratio"] for row in rows)
     worst = max(rows, key=lambda row: row["ratio"])
     print(

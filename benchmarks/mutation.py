@@ -105,7 +105,22 @@ class Summary:
 
 
 def judge_mutant(mutant: Mutant) -> Judged:
-    """Record a forward and a backward of the mutant's program and look at every node and sum."""
+    """Record a forward and a backward of the mutant's program and look at every node and sum.
+
+    A checker that raises has found nothing, and the error is shown.
+    """
+    try:
+        return _judge(mutant)
+    except Exception as error:  # of whatever kind: the next mutant is still judged
+        text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        name = mutant.mutation.name if mutant.mutation is not None else ""
+        change = 0.0 if mutant.mutation is None else float("inf")
+        return Judged(
+            mutant.subject.name, name, mutant.subject.number, change, False, False, True, "", f"raised {text}"
+        )
+
+
+def _judge(mutant: Mutant) -> Judged:
     subject = mutant.subject
     leaves = {f"inputs[{i}]": t for i, t in enumerate(subject.tensors) if t.requires_grad}
     others = [t for t in subject.tensors if not t.requires_grad]
@@ -207,9 +222,7 @@ def show(summary: Summary, console: Console, *, details: bool) -> None:
         n = mutation.name
         counts = (summary.mutants[n], summary.found[n], summary.blamed[n], summary.inconclusive[n])
         table.add_row(mutation.what, *map(str, counts))
-    totals = [
-        sum(c.values()) for c in (summary.mutants, summary.found, summary.blamed, summary.inconclusive)
-    ]
+    totals = [sum(c.values()) for c in (summary.mutants, summary.found, summary.blamed, summary.inconclusive)]
     table.add_section()
     table.add_row("all", *map(str, totals))
     console.print(table)
@@ -271,7 +284,9 @@ def result(summary: Summary, *, quick: bool, seconds: float) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, show the table and print the JSON line; 1 where the aims are not reached."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.mutation", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.mutation", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--quick", action="store_true", help=f"every {QUICK_STEP}th entry; under a minute")
     parser.add_argument("--only", metavar="OP", action="append", help="entries of this name (repeatable)")
     parser.add_argument("--details", action="store_true", help="show every case that went wrong")

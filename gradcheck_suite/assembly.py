@@ -19,6 +19,7 @@ from .evidence import (
     GradientVerdict,
     GraphEdge,
     GraphNode,
+    Location,
     NodeRecord,
     NodeVerdict,
     Outcome,
@@ -40,6 +41,7 @@ from .witnesses.engine import EdgeOutcomes
 from .witnesses.finite_difference import FiniteDifferenceResult
 from .witnesses.replay import ReplayTestimony
 from .witnesses.torch_reverse import ReverseRun
+from .wording import relative_path
 
 __all__ = ["assemble", "collect_unverified", "merge", "node_findings", "split_hooked", "sum_findings"]
 
@@ -69,7 +71,10 @@ def assemble(
     plain_sums, hooked = split_hooked(sums, run.hooked)
     arrived = arrivals(trace, edges, {**plain_sums, **hooked})
     gradients = _gradient_verdicts(run, parameters, arrived, {**plain_sums, **hooked}, replay, difference)
-    findings = [*node_findings(trace, checked), *sum_findings(trace, plain_sums, run.recorder.backward_writes)]
+    findings = [
+        *node_findings(trace, checked),
+        *sum_findings(trace, plain_sums, run.recorder.backward_writes),
+    ]
     findings.extend(NanGradient.from_trace(trace))
     findings.extend(repetition)
     unverified = collect_unverified(checked, hooked, replay)
@@ -99,7 +104,10 @@ def assemble(
         testimonies=(*difference.testimonies, *replay.outputs),
         graph_nodes=tuple(_graph_nodes(trace, checked, arrived)),
         graph_edges=tuple(
-            GraphEdge(node.key, edge.node) for node in trace.nodes.values() for edge in node.edges if edge is not None
+            GraphEdge(node.key, edge.node)
+            for node in trace.nodes.values()
+            for edge in node.edges
+            if edge is not None
         ),
         notes=tuple(notes),
         environment=environment,
@@ -142,7 +150,11 @@ def node_findings(trace: Trace, checked: Checked) -> list[Finding]:
                 backward=function.backward if function is not None else None,
                 function_name=function.name if function is not None else "",
             )
-            defect = None if function is not None else known_defect(verdict.op, verdict.inputs, testimony.comparison)
+            defect = (
+                None
+                if function is not None
+                else known_defect(verdict.op, verdict.inputs, testimony.comparison)
+            )
             if defect is not None:
                 finding = replace(
                     finding,
@@ -176,7 +188,8 @@ def sum_findings(trace: Trace, sums: Sums, writes: Sequence[BackwardWrite] = ())
         lines = {w.location: w.op for w in writes if w.location is not None}
         if lines:
             finding = replace(
-                finding, related=(*finding.related, *(RelatedLocation("overwritten by", line) for line in lines))
+                finding,
+                related=(*finding.related, *(RelatedLocation("overwritten by", line) for line in lines)),
             )
         findings.append(finding)
     return findings
@@ -187,7 +200,9 @@ def difference_findings(
 ) -> list[Finding]:
     """What finite differences of the whole function say where no single node was found wrong."""
     findings = [
-        DetachedGraph.from_stop(cut.kind, difference.stopped, cut.location, module=module_at(trace, cut.location))
+        DetachedGraph.from_stop(
+            cut.kind, difference.stopped, cut.location, module=module_at(trace, cut.location)
+        )
         for cut in difference.stops
     ]
     wrong = [t for t in difference.testimonies if t.outcome is Outcome.DISAGREE]
@@ -209,7 +224,7 @@ def collect_unverified(checked: Checked, hooked: Sums, replay: ReplayTestimony |
     for verdict, _ in checked.values():
         for testimony in verdict.testimonies:
             if testimony.outcome is Outcome.INCONCLUSIVE:
-                where = f" at {verdict.location}" if verdict.location is not None else ""
+                where = f" at {_place(verdict.location)}" if verdict.location is not None else ""
                 grouped[f"{verdict.op or verdict.name}{where}", testimony.reason] += 1
     for testimony in hooked.values():
         if testimony.outcome is not Outcome.AGREE:
@@ -260,7 +275,7 @@ def _gradient_verdicts(
             culprit = trace.nodes[arrival.culprit]
             reason = f"{'wrong' if outcome is Outcome.DISAGREE else 'not verified'} at {_node_name(culprit)}"
             if culprit.location is not None:
-                reason += f" ({culprit.location})"
+                reason += f" ({_place(culprit.location)})"
         if name in difference.disagreeing and outcome is not Outcome.DISAGREE:
             outcome = Outcome.DISAGREE
             reason = "the output depends on it in a way that autograd does not see"
@@ -274,7 +289,9 @@ def _gradient_verdicts(
         verdicts.append(
             GradientVerdict(
                 name=name,
-                kind="parameter" if name in parameters else ("other" if name.startswith("other[") else "input"),
+                kind="parameter"
+                if name in parameters
+                else ("other" if name.startswith("other[") else "input"),
                 shape=tuple(tensor.shape),
                 dtype=str(tensor.dtype).removeprefix("torch."),
                 outcome=outcome,
@@ -290,6 +307,10 @@ def _gradient_verdicts(
 
 def _scale(gradient: Array | None) -> float:
     return float(np.abs(gradient).max()) if gradient is not None and gradient.size else 0.0
+
+
+def _place(location: Location) -> str:
+    return f"{relative_path(location.file)}:{location.line}"
 
 
 def _node_name(node: NodeRecord) -> str:

@@ -18,6 +18,8 @@ from .capture.drawing import draw_graph
 from .capture.inputs import PreparedCall, ResolvedCall, prepare, resolve_inputs
 from .capture.quiet import quiet
 from .capture.state import preserved, rng_frozen, snapshot
+from .compare.blame import behind_surrogates
+from .compare.padding import padding_elements
 from .declare import declared_surrogates
 from .errors import ConfigurationError, GradcheckError, ModelError
 from .evidence import Report
@@ -186,14 +188,16 @@ def check_gradients(
         named = {**parameters, **prepared.leaves}
         # What no gradient reaches may still reach the output, around autograd.
         around = {} if patterns is not None else {name: named[name] for name in run.unreached}
+        meant = behind_surrogates(trace)
         difference = finite_difference(
             model,
             prepared,
-            {**run.leaves, **around},
+            {name: leaf for name, leaf in {**run.leaves, **around}.items() if name not in meant},
             [(path, cotangent) for (path, _), cotangent in zip(run.outputs, run.cotangents)],
             loss=loss,
             budget=budget,
             seed=seed,
+            still=padding_elements(trace),
         )
         clock.lap("finite differences")
         report = assemble(
@@ -224,7 +228,12 @@ def _untracked(
 ) -> PreparedCall | None:
     """The call with inputs that require no grad, for models that raise when they do; None where it is no way out."""
     asked = any(tensor.requires_grad for _, tensor in call.named_tensors())
-    if not prepared.leaves or asked or patterns is not None or not any(p.requires_grad for p in parameters.values()):
+    if (
+        not prepared.leaves
+        or asked
+        or patterns is not None
+        or not any(p.requires_grad for p in parameters.values())
+    ):
         return None
     cause = error.__cause__
     told = str(cause).strip().splitlines()[:1] if cause is not None else []

@@ -27,6 +27,7 @@ __all__ = [
 Scalar = complex | float
 
 # Where packages are installed says nothing about a model; ``torchvision/models/resnet.py`` does.
+_OURS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 _INSTALLED = re.compile(r".*[/\\](?:site|dist)-packages[/\\]")
 
 _MOST_DIGITS = 17  # what a float64 needs to be written without loss
@@ -153,6 +154,8 @@ def relative_path(path: str) -> str:
     """``path`` relative to the working directory or to the installed packages, if it lies below; else unchanged."""
     if not os.path.isabs(path):
         return path
+    if path.startswith(_OURS):
+        return path[len(_OURS) :].replace(os.sep, "/")
     installed = _INSTALLED.match(path)
     if installed:
         return path[installed.end() :].replace(os.sep, "/")

@@ -59,4 +59,6 @@ def test_watch(function, factor):
     with watch() as session:
         (function.apply(x.cos(), factor) * 2).sum().backward()
     assert session.internal_errors == []
-    assert [f.code for f in session.report.findings] == ([] if factor == 2.0 else ["GC101"]), str(session.report)
+    assert [f.code for f in session.report.findings] == ([] if factor == 2.0 else ["GC101"]), str(
+        session.report
+    )

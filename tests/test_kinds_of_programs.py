@@ -161,9 +161,7 @@ def test_watch_is_silent_and_changes_nothing(name):
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
     results = []
     for watched in (False, True):
-        leaves = [
-            t.detach().clone().requires_grad_(t.is_floating_point() or t.is_complex()) for t in inputs
-        ]
+        leaves = [t.detach().clone().requires_grad_(t.is_floating_point() or t.is_complex()) for t in inputs]
         session = watch()
         torch.manual_seed(1)
         if watched:

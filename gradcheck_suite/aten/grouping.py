@@ -89,6 +89,10 @@ def segment_reduce(
     count = batch * segments * inner
     start = constant(np.full(count, neutral if initial is None else float(initial)))
     values = e.reshape(data, shape=(-1,))
+    members = lengths.reshape(batch, segments).sum(axis=1)
+    kept = np.arange(data.shape[axis]) < members[:, None]
+    if not kept.all():  # what comes after the last segment belongs to none
+        values = e.getitem(values, index=np.flatnonzero(np.repeat(kept.ravel(), inner)))
     if (
         kind == "mean" and initial is not None
     ):  # the initial value adds to the sum, not to the number of members

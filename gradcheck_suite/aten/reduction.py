@@ -246,6 +246,9 @@ def cdist(x1, x2, p, compute_mode):
 
 def distance_slope(difference, distance, p):
     """Derivative of the p-norm of differences (..., width) with a given norm (..., 1); zero where the norm is."""
+    if p == 0:
+        # The number of coordinates that differ: constant wherever it has a derivative.
+        return constant(np.zeros(raw(difference).shape))
     if p == 1:
         return constant(np.sign(raw(difference)))
     if np.isinf(p):

@@ -134,7 +134,11 @@ class GraphRecording:
         for number, (output, cotangent) in enumerate(zip(self._outputs, cotangents)):
             started = self._started[number] if number < len(self._started) else None
             node = output.grad_fn
-            place = (recorder.leaf_key(output), 0) if node is None else (recorder.node_key(node), output.output_nr)
+            place = (
+                (recorder.leaf_key(output), 0)
+                if node is None
+                else (recorder.node_key(node), output.output_nr)
+            )
             if place[0] not in nodes:  # an output that is itself a leaf
                 nodes[place[0]] = NodeRecord(
                     key=place[0], name="AccumulateGrad", role="leaf", leaf_name=leaf_names.get(place[0], "")
@@ -173,11 +177,16 @@ class GraphRecording:
         """The value each node produced at each slot, from whoever produced or consumed it."""
         values: dict[tuple[int, int], TensorRef] = {}
         operations: dict[int, OpRecord] = {op.index: op for op in self._recorder.ops}
+        origins = [
+            self._recorder.origin_of(node) for node in self.nodes if getattr(node, "variable", None) is None
+        ]
         if not operations:
-            for node in self.nodes:
-                origin = self._recorder.origin_of(node) if getattr(node, "variable", None) is None else None
+            for origin in origins:
                 if origin is not None:
                     operations.update((op.index, op) for op in origin.ops)
+        for origin in origins:
+            if origin is not None:
+                values.update((ref.edge, ref) for ref in origin.returned if ref.edge is not None)
         for _, op in sorted(operations.items()):
             for ref in _refs((op.outputs, [after for _, after in op.written])):
                 if ref.edge is None:
@@ -203,7 +212,8 @@ class GraphRecording:
         recorder = self._recorder
         name = node.name().rsplit("::", 1)[-1]
         edges = tuple(
-            None if parent is None else Edge(recorder.node_key(parent), slot) for parent, slot in node.next_functions
+            None if parent is None else Edge(recorder.node_key(parent), slot)
+            for parent, slot in node.next_functions
         )
         received = self._received.get(key, ())
         returned = self._returned.get(key, ())
@@ -231,7 +241,11 @@ class GraphRecording:
             ran=key in self._returned or key in self._received,
             sequence=key,
         )
-        slots = max(len(received), 1 + max((s for k, s in values if k == key), default=-1)) if origin is None else len(received)
+        slots = (
+            max(len(received), 1 + max((s for k, s in values if k == key), default=-1))
+            if origin is None
+            else len(received)
+        )
         record.outputs = tuple(values.get((key, slot)) for slot in range(slots))
         if origin is not None:
             _fill_from_origin(record, origin, values)
@@ -286,9 +300,12 @@ def _overlap(one: TensorRef, other: TensorRef) -> bool:
     """Whether two windows of one memory have an element in common."""
     reach = [r.offset + sum((n - 1) * s for n, s in zip(r.shape, r.strides)) + 1 for r in (one, other)]
     ground = np.empty(max(reach), np.int8)  # never touched: only its addresses are looked at
-    windows = [np.lib.stride_tricks.as_strided(ground[r.offset :], r.shape, r.strides) for r in (one, other)]
+    first, second = (
+        np.lib.stride_tricks.as_strided(ground[r.offset :], r.shape, r.strides) for r in (one, other)
+    )
     try:
-        return np.shares_memory(*windows, max_work=10_000)
+        # NumPy's stubs know only the two special values of max_work.
+        return bool(np.shares_memory(first, second, max_work=10_000))  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
 

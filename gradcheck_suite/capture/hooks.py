@@ -21,7 +21,9 @@ def noting_tensor_hooks(recorder: Recorder, hooked: set[tuple[int, int]]) -> Ite
     def register_hook(self: torch.Tensor, hook: Callable[..., Any]) -> Any:
         handle = original(self, hook)
         node = self.grad_fn
-        hooked.add((recorder.leaf_key(self), 0) if node is None else (recorder.node_key(node), self.output_nr))
+        hooked.add(
+            (recorder.leaf_key(self), 0) if node is None else (recorder.node_key(node), self.output_nr)
+        )
         return handle
 
     torch.Tensor.register_hook = register_hook  # type: ignore[method-assign]

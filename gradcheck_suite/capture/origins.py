@@ -28,6 +28,9 @@ class NodeOrigin:
     view: TensorRef | None = None
     opaque: str = ""
     arguments: tuple[Any, ...] | None = None  # of a custom Function's forward, tensors as TensorRef
+    returned: list[TensorRef] = field(
+        default_factory=list
+    )  # by it, where no operation's own result is what it returned
 
 
 @dataclass(frozen=True)

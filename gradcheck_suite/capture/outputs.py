@@ -118,7 +118,10 @@ def differentiable_outputs(output: object) -> list[tuple[str, Tensor]]:
 
 def _magnitude(tensor: Tensor) -> float:
     """Norm of the finite entries."""
-    values = tensor.detach().abs().to(torch.float64)
+    values = tensor.detach()
+    if values.layout is not torch.strided:
+        values = values.to_dense()
+    values = values.abs().to(torch.float64)
     values = torch.where(torch.isfinite(values), values, torch.zeros_like(values))
     largest = float(values.max())
     return largest * float((values / largest).norm()) if largest > 0 else 0.0
@@ -148,5 +151,7 @@ def random_projection(outputs: Sequence[tuple[str, Tensor]], seed: int) -> list[
         factor = max(factor, _SMALLEST_FACTOR.get(tensor.dtype, 0.0))
         wide = torch.complex128 if tensor.is_complex() else torch.float64
         draw = torch.randn(tensor.shape, generator=generator, dtype=wide)
+        if tensor.layout is not torch.strided:  # what is not stored is no output
+            draw = draw * (tensor.detach().to_dense() != 0).cpu()
         cotangents.append((draw * factor).to(device=tensor.device, dtype=tensor.dtype))
     return cotangents

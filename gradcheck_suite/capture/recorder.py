@@ -170,10 +170,15 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
         self._segment = None
 
     def _before(self, traits: OpTraits, args: Any, kwargs: Any) -> HalfRecorded:
-        self._settle()
         grad_enabled = torch.is_grad_enabled()
         location, forward_frame = self.sources.find(2, look_for_function=True)
-        segment = self._segment_for(forward_frame)
+        segment: Segment | None = None
+        # Autograd makes the node of a written complex or conjugate view anew by calling view operations while it holds
+        # that view's lock: nobody may ask for its grad_fn from within. What is pending can wait for another operation.
+        if not (traits.views and forward_frame is None):
+            segment = self._segment_for(forward_frame)
+        if not traits.views:
+            self._settle()
         inputs: list[tuple[torch.Tensor, TensorRef]] = []
         record_args = tuple(self._record_value(a, inputs) for a in args)
         record_kwargs = {k: self._record_value(v, inputs) for k, v in kwargs.items()}
@@ -344,15 +349,26 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
             return
         segment.frame = None
         found = False
+        last: dict[tuple[int, int], tuple[torch.Tensor, TensorRef]] = {}
         for tensor, ref in segment.outputs:
-            node = tensor.grad_fn
+            node = _node_of(tensor)
             if isinstance(node, torch.autograd.function.BackwardCFunction) and (
                 self._set_origin(node, segment.origin) or self.origin_of(node) is segment.origin
             ):
                 found = True
                 ref.edge = (self.node_key(node), tensor.output_nr)
                 ref.requires_grad = True
+                last[ref.edge] = (tensor, ref)
                 _describe_call(segment.call, segment.origin, node)
+        for edge, (tensor, ref) in last.items():
+            if ref.epoch == self._epochs.get(ref.storage, 0):
+                continue
+            # Written through a view after it was made (``out = torch.empty(...); out[0] = x``): what the Function returned
+            # is its memory as it is now.
+            for _, earlier in segment.outputs:
+                if earlier.edge == edge:
+                    earlier.edge, earlier.requires_grad = None, False
+            segment.origin.returned.append(self._ref(tensor))
         if not found:
             # Without a node (under no_grad, or nothing required grad) these are ordinary operations.
             for op in segment.origin.ops:
@@ -381,15 +397,31 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
         if origin.role == "unknown" or self.origin_of(node) is not None:
             return
         if isinstance(node, torch.autograd.function.BackwardCFunction):
-            return  # an operation whose call could not be told must not pass for the Function's forward
+            self._passed_through(node, ref, origin.ops[0])
+            return
         if origin.role != "write-through-view":
             base = tensor._base if tensor._is_view() else None
-            regenerated = node.name() == "AsStridedBackward0" and origin.ops[0].written
-            if base is not None and regenerated and base.grad_fn is not None:
+            written = any(before.epoch != after.epoch for before, after in origin.ops[0].written)
+            if base is not None and written and base.grad_fn is not None:
                 # The view's node was made anew after a write to its base: it reads the base, nothing else.
+                if node.name() != "AsStridedBackward0":
+                    return  # by operations of its own, which were recorded as they ran
                 base_ref = self._ref(base)
                 origin = NodeOrigin("view-of-written", origin.ops, base_after=base_ref, view=ref)
         self._set_origin(node, origin)
+
+    def _passed_through(self, node: Any, ref: TensorRef, op: OpRecord) -> None:
+        """A Function that returns its own input: ``apply`` makes a view of it, after a forward without operations.
+
+        Any other operation whose call could not be told must not pass for the Function's forward.
+        """
+        given = op.args[0] if op.name == "aten::view" and not op.grad_enabled else None
+        if isinstance(given, TensorRef) and given.edge is not None and given.shape == ref.shape:
+            self._calls += 1
+            call = FunctionCall(self._calls, "", op.location)
+            origin = NodeOrigin("function", [op], function=call)
+            _describe_call(call, origin, node)
+            self._set_origin(node, origin)
 
     # -- phases --------------------------------------------------------------------------------------------------
 
@@ -447,6 +479,18 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
             return None
         ops = [] if origin is None else list(origin.ops)
         return NodeOrigin("view-of-written", ops, base_after=base, view=view)
+
+
+def _node_of(tensor: torch.Tensor) -> Any:
+    """The node that made a tensor that a Function's forward touched, or None.
+
+    A view that the forward wrote through (``out[0] = x``) has none, and torch raises when it is asked: by then ``out`` has
+    been returned and has a history that the view missed.
+    """
+    try:
+        return tensor.grad_fn
+    except RuntimeError:
+        return None
 
 
 def _describe_call(call: FunctionCall, origin: NodeOrigin, node: Any) -> None:

@@ -21,6 +21,7 @@ class OpTraits:
     argument_names: tuple[str, ...]
     random: bool
     relooks: bool  # changes how a tensor looks at its memory, not the memory: transpose_, unsqueeze_, set_
+    views: bool  # gives a view of an argument, and writes nothing
 
 
 def any_requires_grad(values: Iterable[Any]) -> bool:
@@ -36,7 +37,7 @@ def any_requires_grad(values: Iterable[Any]) -> bool:
 def read_traits(func: Any) -> OpTraits:
     schema = getattr(func, "_schema", None)
     if schema is None:  # a higher-order operator
-        return OpTraits(str(func), (), (), (), False, False)
+        return OpTraits(str(func), (), (), (), False, False, False)
     writes, by_name, names = [], [], []
     for position, argument in enumerate(schema.arguments):
         names.append(argument.name)
@@ -47,7 +48,8 @@ def read_traits(func: Any) -> OpTraits:
                 writes.append(position)
     random = torch.Tag.nondeterministic_seeded in func.tags
     relooks = torch.Tag.inplace_view in func.tags
-    return OpTraits(func.name(), tuple(writes), tuple(by_name), tuple(names), random, relooks)
+    views = not writes and not by_name and any(r.alias_info is not None for r in schema.returns)
+    return OpTraits(func.name(), tuple(writes), tuple(by_name), tuple(names), random, relooks, views)
 
 
 def tensors_of(values: Any) -> Iterator[torch.Tensor]:

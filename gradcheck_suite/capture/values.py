@@ -41,6 +41,8 @@ def _converted(tensor: torch.Tensor) -> Array:
         t = t.dequantize()
     if t.layout is not torch.strided:
         t = t.to_dense()
+    if t._is_zerotensor():  # zeros that torch never wrote: its memory holds anything
+        t = t.clone()
     if t.is_conj():
         t = t.resolve_conj()
     if t.is_neg():
@@ -99,7 +101,14 @@ class TensorValue:
         tensor = self.tensor
         if tensor.layout is not torch.strided:
             return id(tensor)
-        return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.is_conj(), tensor.is_neg()
+        return (
+            tensor.data_ptr(),
+            tensor.shape,
+            tensor.stride(),
+            tensor.dtype,
+            tensor.is_conj(),
+            tensor.is_neg(),
+        )
 
 
 class CopyOnWrite:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..evidence import Outcome, Testimony, Trace
+from ..evidence import NodeRecord, Outcome, Testimony, Trace
 
-__all__ = ["Arrival", "arrivals", "backward_order"]
+__all__ = ["Arrival", "arrivals", "backward_order", "behind_surrogates"]
 
 _RANK = {Outcome.AGREE: 0, Outcome.INCONCLUSIVE: 1, Outcome.DISAGREE: 2}
 
@@ -88,6 +88,36 @@ def arrivals(
             mine = own.get(number, Outcome.INCONCLUSIVE)
             state[edge.node] = _worse(state[edge.node], _worse(state[key], (mine, key)))
     return result
+
+
+def behind_surrogates(trace: Trace) -> set[str]:
+    """Names of the leaves whose gradient is meant to be no derivative.
+
+    It went through a declared surrogate, or through an embedding that by definition gives padding no gradient or
+    scales it by frequency. Padding rows of a leaf itself are told apart: see :mod:`~gradcheck_suite.compare.padding`.
+    """
+    waiting = [n.key for n in trace.nodes.values() if n.ran and _is_meant(n)]
+    reached: set[int] = set()
+    while waiting:
+        for edge in trace.nodes[waiting.pop()].edges:
+            if edge is not None and edge.node in trace.nodes and edge.node not in reached:
+                reached.add(edge.node)
+                waiting.append(edge.node)
+    return {name for name, key in trace.leaves.items() if key in reached}
+
+
+def _is_meant(node: NodeRecord) -> bool:
+    if node.function is not None:
+        return bool(node.function.surrogate)
+    if len(node.ops) != 1 or node.ops[0].name != "aten::embedding":
+        return False
+    op = node.ops[0]
+    padding, by_frequency = (
+        op.kwargs.get(name, op.args[position] if len(op.args) > position else default)
+        for name, position, default in (("padding_idx", 2, -1), ("scale_grad_by_freq", 3, False))
+    )
+    of_leaf = node.edges[0] is not None and node.edges[0].node < 0
+    return bool(by_frequency) or (int(padding) >= 0 and not of_leaf)
 
 
 def _worse(a: tuple[Outcome, int], b: tuple[Outcome, int]) -> tuple[Outcome, int]:

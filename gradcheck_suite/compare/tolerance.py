@@ -14,6 +14,9 @@ and no other operation does. It is only measured when the first term alone does 
 and where terms cancel (the gradient of a bias in front of a batch norm) partial sums are ``sqrt(n)`` times larger than
 the terms that were perturbed; blocked and vectorised sums earn the 8. It is bounded, and nothing here grows with the
 number of elements of a tensor.
+
+In half precisions it is the larger of the two terms, and ``accumulation`` is 1: torch adds up in float32 there, and the
+measured noise already holds the one rounding of the result that the first term stands for.
 """
 
 from __future__ import annotations
@@ -61,14 +64,20 @@ _HALF_ULPS = 4.0
 SPREAD = 16.0
 """How many times the measured noise an error may be: two samples estimate a spread only roughly."""
 
-HALF_SPREAD = 4.0
+HALF_SPREAD = 2.0
 """The same for half precisions, where sixteen would let a gradient pass that is wrong by a fifth.
 
-The samples move every result by up to eps, three times the deviation of a rounding to nearest, and torch computes in
-float32 in between."""
+The samples move every input and every result by up to eps. Rounding to nearest moves a result by half of that at most and
+an input not at all, and torch computes in float32 in between; the largest of twelve samples is already two of their
+deviations. Of 6,798 right gradients of real models in bfloat16 and float16 none was further off than 0.73 of this."""
 
 # Smallest normal number by dtype: below it, results are flushed or lose digits, whatever the operation.
-_TINY: Mapping[str, float] = {"float32": 2.0**-126, "complex64": 2.0**-126, "float16": 2.0**-14, "bfloat16": 2.0**-126}
+_TINY: Mapping[str, float] = {
+    "float32": 2.0**-126,
+    "complex64": 2.0**-126,
+    "float16": 2.0**-14,
+    "bfloat16": 2.0**-126,
+}
 _LARGEST: Mapping[str, float] = {
     "float32": float(np.finfo(np.float32).max),
     "complex64": float(np.finfo(np.float32).max),
@@ -80,8 +89,13 @@ _LARGEST: Mapping[str, float] = {
 _MOST_ACCUMULATION = 40.0
 
 
-def accumulation(terms: float) -> float:
-    """How much larger than the noise of its terms the rounding of a sum of ``terms`` terms may be; at most 41."""
+def accumulation(terms: float, dtype: str = "float64") -> float:
+    """How much larger than the noise of its terms the rounding of a sum of ``terms`` terms may be; at most 41.
+
+    1 in half precisions, which torch adds up in float32.
+    """
+    if dtype not in ULPS:
+        return 1.0
     return 1.0 + min(float(np.sqrt(max(terms, 0.0))) / 8.0, _MOST_ACCUMULATION)
 
 
@@ -157,7 +171,9 @@ def judge(
         tolerance: Array | float = slack * ULPS.get(dtype, _HALF_ULPS) * eps * scale + floor
         if max_error <= tolerance and np.isfinite(scale):
             # The common case: a handful of passes over the tensor, and no temporary but the error.
-            return Outcome.AGREE, _comparison(expected, actual, error, int(np.argmax(error)), tolerance, scale, 0, max_error)
+            return Outcome.AGREE, _comparison(
+                expected, actual, error, int(np.argmax(error)), tolerance, scale, 0, max_error
+            )
         unknown: Array | None = None
         if not np.isfinite(scale) or not np.isfinite(max_error):
             error, unknown = _settle_nonfinite(expected, actual, error, dtype)
@@ -168,12 +184,16 @@ def judge(
         wrong = error > tolerance
         if noise is not None and wrong.any():
             # Where the noise itself is not finite nothing can be wrong: comparing with NaN is False.
-            factor = spread if spread is not None else SPREAD if dtype in ULPS else HALF_SPREAD
-            tolerance = noise() * factor + tolerance
+            if spread is not None or dtype in ULPS:
+                tolerance = noise() * (SPREAD if spread is None else spread) + tolerance
+            else:
+                tolerance = np.maximum(noise() * HALF_SPREAD, tolerance)
             wrong = error > tolerance
             if unknown is None and not wrong.any():
                 worst = int(np.argmax(error))
-                return Outcome.AGREE, _comparison(expected, actual, error, worst, tolerance, scale, 0, max_error)
+                return Outcome.AGREE, _comparison(
+                    expected, actual, error, worst, tolerance, scale, 0, max_error
+                )
         if unknown is not None:
             wrong = wrong & ~unknown
         differing = int(np.count_nonzero(wrong))

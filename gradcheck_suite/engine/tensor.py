@@ -1,9 +1,12 @@
-"""`Tensor`: an ndarray, where it came from in the graph, and the operators on it."""
+"""`Tensor`: an ndarray and where it came from in the graph; its gradient, its hooks, writes in place.
+
+The operators on it are in `operators.py`, where a differentiation starts and ends in `endpoints.py`.
+"""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
@@ -11,8 +14,9 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .errors import EngineError
 from .modes import THREAD
+from .operators import Operators, plain_index
 from .registry import PRIMITIVES
-from .tape import Edge, Hook, HookHandle, Leaf, Node, run_backward
+from .tape import Edge, Hook, HookHandle, Leaf, Node
 
 Array = NDArray[Any]
 
@@ -23,7 +27,7 @@ because one is made per tensor."""
 
 
 @final
-class Tensor:
+class Tensor(Operators):
     """An n-dimensional array that remembers how it was computed.
 
     `data` is anything `np.asarray` takes; an ndarray is wrapped, not copied, so in-place methods
@@ -50,7 +54,6 @@ class Tensor:
 
     __array_ufunc__ = None  # ndarray * Tensor comes to Tensor.__rmul__
     __array_priority__ = 1000.0
-    __hash__ = object.__hash__
 
     data: Array
     grad: Tensor | None
@@ -181,28 +184,6 @@ class Tensor:
             return data.astype(dtype)
         return data.copy() if copy else data
 
-    def __len__(self) -> int:
-        if not self.data.ndim:
-            raise TypeError("len() of a 0-d Tensor")
-        return len(self.data)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        if not self.data.ndim:
-            raise TypeError("iteration over a 0-d Tensor")
-        return (self[i] for i in range(len(self.data)))
-
-    def __float__(self) -> float:
-        return float(self.data.item())
-
-    def __int__(self) -> int:
-        return int(self.data.item())
-
-    def __complex__(self) -> complex:
-        return complex(self.data.item())
-
-    def __bool__(self) -> bool:
-        return bool(self.data)
-
     def __repr__(self) -> str:
         from .printing import summary
 
@@ -251,25 +232,9 @@ class Tensor:
         for the backward are freed unless `retain_graph` (default: `create_graph`). Raises EngineError,
         GraphFreedError, InplaceError, NotDifferentiableError.
         """
-        if not self._requires_grad:
-            raise EngineError(
-                f"backward from {describe(self)} failed: it does not require grad and has no grad_fn. No "
-                f"tensor that requires grad took part in it, or recording was off. Set requires_grad on the "
-                f"inputs before computing."
-            )
-        roots = [(self._gradient_edge(), initial_cotangent(self, cotangent))]
-        retain = create_graph if retain_graph is None else retain_graph
-        if inputs is None:
-            run_backward(roots, None, retain_graph=retain, create_graph=create_graph)
-            return
-        chosen = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-        for tensor in chosen:
-            require_input(tensor, "backward")
-        edges = [tensor._gradient_edge() for tensor in chosen]
-        found = run_backward(roots, edges, retain_graph=retain, create_graph=create_graph)
-        for tensor, gradient in zip(chosen, found):
-            if gradient is not None:
-                tensor._accumulate(gradient, create_graph, False)
+        from .endpoints import backward_from
+
+        backward_from(self, cotangent, retain_graph, create_graph, inputs)
 
     def detach(self) -> Tensor:
         """The same buffer without history; shares the version counter, so writes to it are noticed."""
@@ -382,158 +347,6 @@ class Tensor:
     __imul__ = mul_
     __itruediv__ = div_
 
-    # ---- operators ---------------------------------------------------------------------------------
-
-    def __add__(self, other: Any) -> Tensor:
-        return PRIMITIVES["add"](self, other)  # type: ignore[no-any-return]
-
-    def __radd__(self, other: Any) -> Tensor:
-        return PRIMITIVES["add"](other, self)  # type: ignore[no-any-return]
-
-    def __sub__(self, other: Any) -> Tensor:
-        return PRIMITIVES["subtract"](self, other)  # type: ignore[no-any-return]
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return PRIMITIVES["subtract"](other, self)  # type: ignore[no-any-return]
-
-    def __mul__(self, other: Any) -> Tensor:
-        return PRIMITIVES["multiply"](self, other)  # type: ignore[no-any-return]
-
-    def __rmul__(self, other: Any) -> Tensor:
-        return PRIMITIVES["multiply"](other, self)  # type: ignore[no-any-return]
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return PRIMITIVES["divide"](self, other)  # type: ignore[no-any-return]
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return PRIMITIVES["divide"](other, self)  # type: ignore[no-any-return]
-
-    def __pow__(self, other: Any) -> Tensor:
-        return PRIMITIVES["power"](self, other)  # type: ignore[no-any-return]
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return PRIMITIVES["power"](other, self)  # type: ignore[no-any-return]
-
-    def __matmul__(self, other: Any) -> Tensor:
-        return PRIMITIVES["matmul"](self, other)  # type: ignore[no-any-return]
-
-    def __rmatmul__(self, other: Any) -> Tensor:
-        return PRIMITIVES["matmul"](other, self)  # type: ignore[no-any-return]
-
-    def __floordiv__(self, other: Any) -> Tensor:
-        return PRIMITIVES["floor_divide"](self, other)  # type: ignore[no-any-return]
-
-    def __rfloordiv__(self, other: Any) -> Tensor:
-        return PRIMITIVES["floor_divide"](other, self)  # type: ignore[no-any-return]
-
-    def __mod__(self, other: Any) -> Tensor:
-        return PRIMITIVES["remainder"](self, other)  # type: ignore[no-any-return]
-
-    def __rmod__(self, other: Any) -> Tensor:
-        return PRIMITIVES["remainder"](other, self)  # type: ignore[no-any-return]
-
-    def __neg__(self) -> Tensor:
-        return PRIMITIVES["negative"](self)  # type: ignore[no-any-return]
-
-    def __pos__(self) -> Tensor:
-        return self
-
-    def __abs__(self) -> Tensor:
-        return PRIMITIVES["absolute"](self)  # type: ignore[no-any-return]
-
-    def __getitem__(self, index: Any) -> Tensor:
-        return PRIMITIVES["getitem"](self, index=plain_index(index))  # type: ignore[no-any-return]
-
-    # Comparisons are answers, not tensors to differentiate: plain boolean arrays.
-    def __eq__(self, other: Any) -> Any:
-        return np.equal(self.data, raw(other))
-
-    def __ne__(self, other: Any) -> Any:
-        return np.not_equal(self.data, raw(other))
-
-    def __lt__(self, other: Any) -> Any:
-        return np.less(self.data, raw(other))
-
-    def __le__(self, other: Any) -> Any:
-        return np.less_equal(self.data, raw(other))
-
-    def __gt__(self, other: Any) -> Any:
-        return np.greater(self.data, raw(other))
-
-    def __ge__(self, other: Any) -> Any:
-        return np.greater_equal(self.data, raw(other))
-
-    # ---- conveniences ------------------------------------------------------------------------------
-
-    @property
-    def T(self) -> Tensor:
-        """All axes reversed."""
-        return PRIMITIVES["transpose"](self)  # type: ignore[no-any-return]
-
-    @property
-    def mT(self) -> Tensor:
-        """The last two axes exchanged."""
-        return PRIMITIVES["swapaxes"](self, axis1=-2, axis2=-1)  # type: ignore[no-any-return]
-
-    @property
-    def real(self) -> Tensor:
-        return PRIMITIVES["real"](self)  # type: ignore[no-any-return]
-
-    @property
-    def imag(self) -> Tensor:
-        return PRIMITIVES["imag"](self)  # type: ignore[no-any-return]
-
-    def reshape(self, *shape: Any) -> Tensor:
-        wanted = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
-        return PRIMITIVES["reshape"](self, shape=tuple(wanted))  # type: ignore[no-any-return]
-
-    def transpose(self, *axes: Any) -> Tensor:
-        wanted = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
-        return PRIMITIVES["transpose"](self, axes=tuple(wanted) if wanted else None)  # type: ignore[no-any-return]
-
-    def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return PRIMITIVES["sum"](self, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
-
-    def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        return PRIMITIVES["mean"](self, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
-
-    def astype(self, dtype: DTypeLike) -> Tensor:
-        return PRIMITIVES["cast"](self, dtype=np.dtype(dtype).name)  # type: ignore[no-any-return]
-
-    def clone(self) -> Tensor:
-        """A copy with its own buffer, connected to the graph."""
-        return PRIMITIVES["clone"](self)  # type: ignore[no-any-return]
-
-    def conj(self) -> Tensor:
-        return PRIMITIVES["conj"](self)  # type: ignore[no-any-return]
-
-    def exp(self) -> Tensor:
-        return PRIMITIVES["exp"](self)  # type: ignore[no-any-return]
-
-    def log(self) -> Tensor:
-        return PRIMITIVES["log"](self)  # type: ignore[no-any-return]
-
-    def sqrt(self) -> Tensor:
-        return PRIMITIVES["sqrt"](self)  # type: ignore[no-any-return]
-
-    def square(self) -> Tensor:
-        return PRIMITIVES["square"](self)  # type: ignore[no-any-return]
-
-    def sin(self) -> Tensor:
-        return PRIMITIVES["sin"](self)  # type: ignore[no-any-return]
-
-    def cos(self) -> Tensor:
-        return PRIMITIVES["cos"](self)  # type: ignore[no-any-return]
-
-    def tanh(self) -> Tensor:
-        return PRIMITIVES["tanh"](self)  # type: ignore[no-any-return]
-
-    def sigmoid(self) -> Tensor:
-        return PRIMITIVES["sigmoid"](self)  # type: ignore[no-any-return]
-
-    def relu(self) -> Tensor:
-        return PRIMITIVES["relu"](self)  # type: ignore[no-any-return]
-
 
 def tensor(
     data: ArrayLike | Tensor,
@@ -558,18 +371,6 @@ def wrap(data: Array) -> Tensor:
     return made
 
 
-def raw(value: Any) -> Any:
-    """The ndarray inside a Tensor; anything else unchanged."""
-    return value.data if value.__class__ is Tensor else value
-
-
-def plain_index(index: Any) -> Any:
-    """An index expression with the Tensors in it replaced by their arrays."""
-    if isinstance(index, tuple):
-        return tuple(plain_index(part) for part in index)
-    return index.data if isinstance(index, Tensor) else index
-
-
 def shadow(source: Tensor, tangents: dict[int, Tensor] | bool | None = True) -> Tensor:
     """A second tensor with the same buffer and place in the graph, and a version counter of its own.
 
@@ -588,43 +389,3 @@ def describe(subject: Tensor) -> str:
     """Label, shape and dtype of a tensor, for messages."""
     name = f"tensor {subject._label!r}" if subject._label is not None else "a tensor"
     return f"{name} of shape {subject.data.shape}, {subject.data.dtype}"
-
-
-def require_input(subject: Any, attempt: str) -> None:
-    """Raise EngineError unless `subject` can be an input of a differentiation."""
-    if not isinstance(subject, Tensor):
-        raise EngineError(
-            f"{attempt} failed: an input is a {type(subject).__name__}, not a Tensor. Only tensors carry "
-            f"gradients. Wrap it with Tensor(..., requires_grad=True) before computing."
-        )
-    if not subject._requires_grad:
-        raise EngineError(
-            f"{attempt} failed: {describe(subject)} does not require grad. Nothing about it was recorded. "
-            f"Set requires_grad on it before computing."
-        )
-
-
-def initial_cotangent(output: Tensor, cotangent: Tensor | ArrayLike | None) -> Tensor:
-    """The given cotangent, checked against `output`; one for a single real element."""
-    if cotangent is None:
-        if output.data.size != 1 or output.data.dtype.kind == "c":
-            raise EngineError(
-                f"backward from {describe(output)} failed: no cotangent was given. Only a single real element "
-                f"has an obvious one, 1. Pass a cotangent of shape {output.data.shape}, or reduce to a real "
-                f"scalar first."
-            )
-        return wrap(np.ones(output.data.shape, output.data.dtype))
-    given = cotangent if isinstance(cotangent, Tensor) else Tensor(cotangent)
-    if given.data.shape != output.data.shape:
-        raise EngineError(
-            f"backward from {describe(output)} failed: the cotangent has shape {given.data.shape}. There is "
-            f"one cotangent element per output element. Pass one of shape {output.data.shape}."
-        )
-    if given.data.dtype.kind == "c" and output.data.dtype.kind != "c":
-        raise EngineError(
-            f"backward from {describe(output)} failed: the cotangent is complex ({given.data.dtype}). A real "
-            f"output has a real cotangent. Pass its real part."
-        )
-    if given.data.dtype != output.data.dtype:
-        given = PRIMITIVES["cast"](given, dtype=output.data.dtype.name)
-    return given

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .endpoints import initial_cotangent, require_input
 from .errors import EngineError
 from .modes import THREAD, enable_grad
 from .registry import PRIMITIVES
 from .tape import run_backward
-from .tensor import Tensor, describe, initial_cotangent, require_input, shadow, wrap
+from .tensor import Tensor, describe, shadow, wrap
 
 _levels = count(1)
 

@@ -32,7 +32,12 @@ class LocalDifference:
 
 
 def difference_along(
-    projected: Callable[[Array], float], base: Array, index: tuple[int, ...], unit: complex
+    projected: Callable[[Array], float],
+    base: Array,
+    index: tuple[int, ...],
+    unit: complex,
+    *,
+    terms: float = 0.0,
 ) -> LocalDifference | None:
     """Central differences on four step sizes with Richardson extrapolation.
 
@@ -41,6 +46,7 @@ def difference_along(
         base: the input.
         index: the element that is moved.
         unit: 1, or 1j for the imaginary part of a complex input.
+        terms: sum of the magnitudes of what ``projected`` adds up, which is what its rounding is relative to.
 
     Returns:
         The estimate with the smallest error; None when the forward has no finite value near the point.
@@ -55,8 +61,10 @@ def difference_along(
         plus, minus = (projected(_moved(base, index, sign * h * unit)) for sign in (1.0, -1.0))
         if not np.isfinite([plus, minus, centre]).all():
             continue
-        roundings.append(4 * np.finfo(np.float64).eps * max(abs(plus), abs(minus), abs(centre)) / h)
-        estimates.append(LocalDifference((plus - minus) / (2 * h), 0.0, (centre - minus) / h, (plus - centre) / h))
+        roundings.append(4 * np.finfo(np.float64).eps * max(abs(plus), abs(minus), abs(centre), terms) / h)
+        estimates.append(
+            LocalDifference((plus - minus) / (2 * h), 0.0, (centre - minus) / h, (plus - centre) / h)
+        )
     best: LocalDifference | None = None
     for (coarse, fine), rounding in zip(itertools.pairwise(estimates), roundings[1:]):
         value = (100.0 * fine.value - coarse.value) / 99.0

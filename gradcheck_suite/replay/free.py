@@ -52,6 +52,8 @@ class _Runner:
         self.by_edge: dict[tuple[int, int], tuple[int, Any]] = {}
         self.missing: dict[str, str] = {}
         self.operations = 0
+        # Copies that torch makes of conjugate and negative views below autograd: they continue the view's history.
+        self.resolved: set[int] = set()
         self.function: int | None = None
         # Leaves of the graph; a Function may make further ones for itself inside its forward.
         self.reached = set(trace.leaves.values())
@@ -85,6 +87,8 @@ class _Runner:
             return value if tracked else value.detach()
         if ref.edge is None:
             value = self.memory.read(ref)
+            if ref.storage in self.resolved:
+                return value
             return value.detach() if isinstance(value, Tensor) and value.requires_grad else value
         if ref.edge[0] < 0:
             return self.leaf(ref)
@@ -154,13 +158,32 @@ class _Runner:
 
     def _store(self, op: OpRecord, results: list[tuple[TensorRef, Any]]) -> None:
         written = {id(after): before for before, after in op.written}
-        inputs = {ref.storage for ref in _tensors((op.args, tuple(op.kwargs.values())))}
+        arguments = _tensors((op.args, tuple(op.kwargs.values())))
+        inputs = {ref.storage for ref in arguments}
+        if op.grad_enabled and (
+            (op.name == "aten::clone" and arguments[0].lazy)
+            or (op.written and all(before.storage in self.resolved for before, _ in op.written))
+        ):
+            self.resolved.update(ref.storage for ref, _ in results if ref.edge is None)
         for ref, value in results:
             if self.function is not None:
                 self.connected.add(ref.storage)
-            if self.function is None and ref.edge is None and isinstance(value, Tensor) and value.requires_grad:
+            if ref.storage in self.resolved:
+                self.memory.write(ref, value)
+                continue
+            if (
+                self.function is None
+                and ref.edge is None
+                and isinstance(value, Tensor)
+                and value.requires_grad
+            ):
                 value = value.detach()
             if id(ref) in written and not looks_anew(op):
+                if self.memory.holds_another_kind(ref):
+                    self.missing.setdefault(
+                        op.name,
+                        f"{op.name} writes through a real view of complex memory, or the other way round",
+                    )
                 if self.function is None and (ref.edge is None or not op.grad_enabled):
                     value = self._behind_autograd(written[id(ref)], value)
                 self.memory.write(ref, value)

@@ -17,15 +17,13 @@ from ..engine import Perturbation, Tensor, perturbed
 from ..engine import grad as engine_grad
 from ..evidence import Array, ArraySource, NodeRecord, OpRecord, TensorRef
 from .difference import LocalDifference, difference_along
-from .memory import Memory, is_differentiable, to_engine_array
+from .memory import Memory, to_engine_array
+from .moves import only_moves
 from .operations import NoMeaningError, compute, looks_anew, moves_memory_only
+from .refusals import Unexplained, refuse_opaque, refuse_other_looks, tensor_arguments
 from .spread import measured_spread
 
 __all__ = ["LocalDifference", "LocalGradients", "Unexplained", "edge_groups", "execute", "local_gradients"]
-
-
-class Unexplained(Exception):
-    """The engine cannot say what this node should return; the message says why."""
 
 
 @dataclass
@@ -57,45 +55,6 @@ class LocalGradients:
     project: Callable[[int, Array], Array] | None = None
 
 
-# Operations that only move elements. What they return depends on no value, and every element of it is one element of
-# the cotangent or zero: the engine can work on the cotangent as it is, and agreement is exact.
-_MOVES = frozenset(
-    f"aten::{name}"
-    for name in (
-        "t",
-        "view",
-        "_unsafe_view",
-        "_reshape_alias",
-        "reshape",
-        "transpose.int",
-        "permute",
-        "unsqueeze",
-        "squeeze",
-        "squeeze.dim",
-        "squeeze.dims",
-        "slice.Tensor",
-        "select.int",
-        "alias",
-        "clone",
-        "unbind.int",
-        "split.Tensor",
-        "split_with_sizes",
-        "diagonal",
-        "flip",
-        "roll",
-    )
-)
-
-
-def _only_moves(node: NodeRecord) -> bool:
-    return (
-        node.role == "op"
-        and len(node.ops) == 1
-        and node.ops[0].name in _MOVES
-        and all(ref is None or ref.dtype in ("float32", "float64") for ref in (*node.inputs, *node.outputs))
-    )
-
-
 def local_gradients(
     node: NodeRecord, cotangents: Sequence[ArraySource | None], *, seed: int = 0
 ) -> LocalGradients:
@@ -107,7 +66,8 @@ def local_gradients(
     if node.role == "unknown" or (not node.ops and node.role != "view-of-written"):
         raise Unexplained(f"no recorded operation explains {node.name}")
     groups = edge_groups(node)
-    if node.role == "view-of-written" or _only_moves(node):
+    refuse_other_looks(node)
+    if node.role == "view-of-written" or only_moves(node):
         return _moved(node, groups, cotangents)
     weights = [None if c is None else _as_engine(c.array()) for c in cotangents]
     grads, outputs = _evaluate(node, groups, weights, None, None)
@@ -144,12 +104,20 @@ def _difference(
 ) -> LocalDifference | None:
     """A finite difference of <cotangent, forward> along one element of one input; None where there is none."""
     ref = node.inputs[groups[group][0]]
-    if ref is None:
+    if ref is None or any(op.name in _KNOWN_AT_ONE_POINT for op in node.ops):
         return None
     base = to_engine_array(ref)
     if unit != 1 and base.dtype.kind != "c":
         return None
-    return difference_along(lambda value: _projected(node, groups, weights, group, value), base, index, unit)
+    terms = 0.0
+    for weight, output in zip(weights, node.outputs):
+        if weight is not None and output is not None and weight.shape == output.shape:
+            terms += float(np.vdot(np.abs(weight), np.abs(to_engine_array(output))))
+
+    def projected(value: Array) -> float:
+        return _projected(node, groups, weights, group, value)
+
+    return difference_along(projected, base, index, unit, terms=terms if np.isfinite(terms) else 0.0)
 
 
 def _projected(
@@ -331,7 +299,7 @@ def _forward(
             bound.add((ref.storage, ref.geometry))
             memory.bind(ref, leaf)
     if node.role == "function":
-        _refuse_opaque(node, leaves)
+        refuse_opaque(node)
     produced: dict[tuple[int, int], Any] = {}
     for op in node.ops:
         execute(op, memory, produced)
@@ -354,44 +322,12 @@ def _forward(
     return outputs
 
 
-def _refuse_opaque(node: NodeRecord, leaves: dict[int, Tensor]) -> None:
-    """A forward through which values flow outside recorded operations cannot be differentiated by replaying it."""
-    if node.function is not None and node.function.shared_memory:
-        raise Unexplained(node.function.shared_memory)
-    own = {ref.storage for ref in node.inputs if ref is not None}
-    for op in node.ops:
-        if op.name == "aten::_local_scalar_dense":
-            ref = op.args[0]
-            if isinstance(ref, TensorRef) and is_differentiable(ref.dtype):
-                raise Unexplained(
-                    f"the forward of {node.name} reads a tensor as a Python number, so values flow around the "
-                    "recorded operations"
-                )
-        for ref in _tensor_args(op):
-            if not ref.known and ref.storage not in own and is_differentiable(ref.dtype):
-                raise Unexplained(
-                    f"the forward of {node.name} uses a {ref.describe()} tensor whose origin was not recorded (NumPy, "
-                    "C++ or made before the run), so values may flow around the recorded operations"
-                )
-
-
-def _tensor_args(op: OpRecord) -> list[TensorRef]:
-    found: list[TensorRef] = []
-
-    def collect(values: Any) -> None:
-        for value in values:
-            if isinstance(value, TensorRef):
-                found.append(value)
-            elif isinstance(value, list | tuple):
-                collect(value)
-
-    collect(op.args)
-    collect(tuple(op.kwargs.values()))
-    return found
-
-
 def _single(
-    node: NodeRecord, op: OpRecord, leaves: dict[int, Tensor], eps: float | None, rng: np.random.Generator | None
+    node: NodeRecord,
+    op: OpRecord,
+    leaves: dict[int, Tensor],
+    eps: float | None,
+    rng: np.random.Generator | None,
 ) -> list[Any]:
     """The common case: one operation, its arguments straight from the record."""
     by_ref = {id(node.inputs[position]): leaf for position, leaf in leaves.items()}
@@ -465,7 +401,7 @@ def execute(op: OpRecord, memory: Memory, produced: dict[tuple[int, int], Any]) 
     except NoMeaningError as error:
         raise Unexplained(str(error)) from error
     written = {id(after) for _, after in op.written}
-    inputs = {ref.storage for ref in _tensor_args(op)}
+    inputs = {ref.storage for ref in tensor_arguments(op)}
     for ref, value in results:
         if id(ref) in written and not looks_anew(op):
             memory.write(ref, value)

@@ -97,8 +97,10 @@ class Memory:
 
     def read(self, ref: TensorRef) -> Any:
         """The engine value of a window: a Tensor for floating dtypes, an ndarray otherwise."""
-        if not ref.strides and ref.shape:  # sparse: no memory that could be shared
-            return self._recorded(ref)
+        if _is_sparse(ref):
+            sparse = self._cells.get(ref.storage)
+            known = None if sparse is None else sparse.windows.get(ref.geometry)
+            return self._recorded(ref) if known is None else known
         if ref.lazy:
             known = self._cells.get(ref.storage)
             if known is None or not isinstance(known.master, Tensor):
@@ -118,8 +120,10 @@ class Memory:
             if _extent(ref.geometry) > cell.extent or not isinstance(cell.master, Tensor):
                 value = self._recorded(ref)
             else:
-                value = self._gather(cell, ref.geometry)
-            if isinstance(value, Tensor) != is_differentiable(ref.dtype) or _dtype_kind(value) != _kind(ref.dtype):
+                value = self._filled(cell, ref, self._gather(cell, ref.geometry))
+            if isinstance(value, Tensor) != is_differentiable(ref.dtype) or _dtype_kind(value) != _kind(
+                ref.dtype
+            ):
                 value = self._recorded(ref)  # the same bytes under another dtype
             cell.windows[ref.geometry] = value
         return value
@@ -129,6 +133,9 @@ class Memory:
         if ref.lazy:
             ref, value = replace(ref, lazy=""), _apply_lazy(value, ref.lazy)
         cell = self._cells.get(ref.storage)
+        if _is_sparse(ref):
+            self._cells[ref.storage] = _Cell(value, ref.geometry)
+            return
         extent = _extent(ref.geometry)
         covers = _memory_order(ref.geometry) is not None and (cell is None or extent >= cell.extent)
         if cell is None or covers or not isinstance(value, Tensor) or not isinstance(cell.master, Tensor):
@@ -143,6 +150,11 @@ class Memory:
         fresh.windows[ref.geometry] = value
         self._cells[ref.storage] = fresh
 
+    def holds_another_kind(self, ref: TensorRef) -> bool:
+        """Whether this memory holds complex numbers and ``ref`` looks at them as real ones, or the other way round."""
+        cell = self._cells.get(ref.storage)
+        return cell is not None and _dtype_kind(cell.master) != _kind(ref.dtype)
+
     def forget(self, storage: int) -> None:
         """Fresh memory begins at this number."""
         self._cells.pop(storage, None)
@@ -150,6 +162,15 @@ class Memory:
     def _recorded(self, ref: TensorRef) -> Any:
         self.constants.append(ref)
         return _value(to_engine_array(ref))
+
+    def _filled(self, cell: _Cell, ref: TensorRef, value: Any) -> Any:
+        """With the recorded contents where a window reaches memory that the cell's own window leaves out."""
+        if _memory_order(cell.geometry) is not None:
+            return value
+        touched = np.zeros(cell.extent, dtype=bool)
+        _window(touched, cell.geometry)[...] = True
+        seen = _window(touched, ref.geometry)
+        return value if seen.all() else e.where(seen, value, self._recorded(ref))
 
     @staticmethod
     def _flat(cell: _Cell, extent: int) -> Any:
@@ -178,6 +199,11 @@ class Memory:
         return e.as_strided(flat, shape=shape, strides=strides, offset=offset)
 
 
+def _is_sparse(ref: TensorRef) -> bool:
+    """Whether a tensor has no strides: no memory that another could look at."""
+    return not ref.strides and bool(ref.shape)
+
+
 def _apply_lazy(value: Any, bits: str) -> Any:
     """Conjugate or negate; its own inverse."""
     if not isinstance(value, Tensor):
@@ -185,6 +211,12 @@ def _apply_lazy(value: Any, bits: str) -> Any:
     if "conj" in bits:
         value = e.conj(value)
     return e.negative(value) if "neg" in bits else value
+
+
+def _window(memory: Array, geometry: Geometry) -> Array:
+    """The elements that a window looks at; of one byte each."""
+    shape, strides, offset = geometry
+    return np.lib.stride_tricks.as_strided(memory[offset:], shape, strides)
 
 
 def _kind(dtype: str) -> str:

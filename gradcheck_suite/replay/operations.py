@@ -16,7 +16,14 @@ from ..errors import GradcheckError
 from ..evidence import OpRecord, TensorRef
 from .memory import is_differentiable, to_engine_array
 
-__all__ = ["NoMeaningError", "compute", "floating_outputs", "further_meanings", "looks_anew", "moves_memory_only"]
+__all__ = [
+    "NoMeaningError",
+    "compute",
+    "floating_outputs",
+    "further_meanings",
+    "looks_anew",
+    "moves_memory_only",
+]
 
 Read = Callable[[TensorRef], Any]
 Further = Callable[[OpRecord], "Meaning | None"]
@@ -25,7 +32,13 @@ _FURTHER: ContextVar[Further | None] = ContextVar("gradcheck_suite_further_meani
 
 # These only change how memory is looked at; their result is read from memory by its geometry.
 _BY_GEOMETRY = frozenset(
-    {"aten::as_strided", "aten::as_strided_", "aten::set_.source_Tensor", "aten::set_.source_Storage", "aten::resize_"}
+    {
+        "aten::as_strided",
+        "aten::as_strided_",
+        "aten::set_.source_Tensor",
+        "aten::set_.source_Storage",
+        "aten::resize_",
+    }
 )
 
 
@@ -103,7 +116,7 @@ def compute(op: OpRecord, read: Read) -> list[tuple[TensorRef, Any]]:
         return [(ref, to_engine_array(ref)) for ref in outputs]
     found = lookup(op.name)
     if found is None:
-        if op.random:
+        if op.random or not _takes_tensors(op):
             return [(ref, _constant(ref)) for ref in outputs]
         found = _further(op)
         if found is None:
@@ -118,6 +131,17 @@ def compute(op: OpRecord, read: Read) -> list[tuple[TensorRef, Any]]:
             return _apply(other, op, read)
         except MeaningUnavailableError as further:
             raise NoMeaningError(f"{op.name}: {error}; {further}") from further
+
+
+def _takes_tensors(op: OpRecord) -> bool:
+    """Whether a tensor goes in; ``full``, ``arange`` or ``scalar_tensor`` make a constant.
+
+    Integers are no constants: an operation without a meaning may read their bits as floating numbers.
+    """
+    inputs: list[TensorRef] = []
+    made = {id(before) for before, _ in op.written}
+    _collect((*op.args, *(v for v in op.kwargs.values() if id(v) not in made)), inputs)
+    return bool(inputs)
 
 
 def _further(op: OpRecord) -> Meaning | None:
@@ -146,7 +170,9 @@ def _apply(found: Meaning, op: OpRecord, read: Read) -> list[tuple[TensorRef, An
     if len(values) == len(op.outputs) != len(targets):  # torch returned None for some (an output mask)
         values = [value for value, output in zip(values, op.outputs) if output is not None]
     if len(values) != len(targets):
-        raise NoMeaningError(f"{op.name}: its meaning gave {len(values)} results where torch gave {len(targets)}")
+        raise NoMeaningError(
+            f"{op.name}: its meaning gave {len(values)} results where torch gave {len(targets)}"
+        )
     return [(ref, _fit(ref, value)) for ref, value in zip(targets, values)]
 
 

@@ -16,7 +16,9 @@ def measured_spread(samples: Sequence[Array], exact: Array) -> Array:
 
     A few samples of one element may all be small by chance; its neighbours tell what is usual.
     """
-    spread: Array = np.asarray(np.abs(samples[0] - exact))  # NumPy makes a 0-d array a scalar, which out= refuses
+    spread: Array = np.asarray(
+        np.abs(samples[0] - exact)
+    )  # NumPy makes a 0-d array a scalar, which out= refuses
     for sample in samples[1:]:
         np.maximum(spread, np.abs(sample - exact), out=spread)
     if not spread.size:

@@ -5,22 +5,20 @@ Why: a check that stays silent about what it could not see would be taken for a 
 
 Bad::
 
-    import numpy
     import torch
-    from gradcheck_suite import check_gradients
+    from gradcheck_suite import check_gradients, surrogate_gradient
 
-    class Sine(torch.autograd.Function):
+    @surrogate_gradient("straight-through")
+    class Round(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):
-            ctx.save_for_backward(x)
-            return torch.from_numpy(numpy.sin(x.detach().numpy()))
+            return x.round()
 
         @staticmethod
         def backward(ctx, grad_output):
-            (x,) = ctx.saved_tensors
-            return x.cos() * grad_output
+            return grad_output
 
-    report = check_gradients(lambda x: Sine.apply(x) * x, torch.linspace(-1, 1, 5))
+    report = check_gradients(lambda x: Round.apply(x) * x, torch.linspace(-1.2, 1.2, 5))
 
 Good::
 

@@ -64,6 +64,7 @@ class Leaf:
         lost: the backward whose contribution was cleared before anybody used it, and the clearing.
         zeroed: ``.grad`` is known to be zero.
         stepped: an optimizer has stepped it.
+        by_hand: it was updated by hand.
     """
 
     tensor: weakref.ref[torch.Tensor]
@@ -79,6 +80,7 @@ class Leaf:
     lost: tuple[Moment, Moment] | None = None
     zeroed: bool = False
     stepped: bool = False
+    by_hand: bool = False
     looks: int = 0
     backwards: int = 0
     last_backward: Moment | None = None
@@ -200,14 +202,20 @@ class Contributions:
     def holder_of(self, memory: int) -> Leaf | None:
         """The leaf whose ``.grad`` lives in this memory."""
         leaf = self._by_grad.get(memory)
-        return leaf if leaf is not None and leaf.memory == memory and leaf.grad and leaf.grad() is not None else None
+        return (
+            leaf
+            if leaf is not None and leaf.memory == memory and leaf.grad and leaf.grad() is not None
+            else None
+        )
 
     def owner_of(self, memory: int) -> Leaf | None:
         """The leaf that lives in this memory itself."""
         leaf = self._by_memory.get(memory)
         return leaf if leaf is not None and leaf.own_memory == memory and leaf.tensor() is not None else None
 
-    def grad_written(self, leaf: Leaf, op: str, target: torch.Tensor, factor: Any, moment: Callable[[], Moment]) -> None:
+    def grad_written(
+        self, leaf: Leaf, op: str, target: torch.Tensor, factor: Any, moment: Callable[[], Moment]
+    ) -> None:
         """An operation has written into the ``.grad`` of a leaf, outside any backward.
 
         Args:
@@ -285,7 +293,7 @@ class Contributions:
     def _note_memory(self, leaf: Leaf, tensor: torch.Tensor) -> int:
         if tensor.layout is not torch.strided:
             return 0
-        memory = tensor.untyped_storage()._cdata
+        memory: int = tensor.untyped_storage()._cdata
         if memory != leaf.own_memory and self._by_memory.get(leaf.own_memory) is leaf:
             del self._by_memory[leaf.own_memory]
         self._by_memory[memory] = leaf

@@ -37,11 +37,17 @@ class Watcher(Protocol):
         """Whether the running thread is the one that is watched."""
 
     def run_backward(
-        self, original: Callable[..., Any], outputs: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        original: Callable[..., Any],
+        outputs: Sequence[Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
         """Run a backward by calling ``original``."""
 
-    def before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         """An optimizer begins to step."""
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -56,7 +62,9 @@ class Watcher(Protocol):
 
 def missing_doors() -> list[str]:
     """What this torch does not have, so that no backward can be seen."""
-    return [f"{module}.{_ENGINE_NAME}" for module in _ENGINE if not hasattr(sys.modules[module], _ENGINE_NAME)]
+    return [
+        f"{module}.{_ENGINE_NAME}" for module in _ENGINE if not hasattr(sys.modules[module], _ENGINE_NAME)
+    ]
 
 
 @contextmanager
@@ -146,7 +154,7 @@ def _zero_grad_door(original: Callable[..., Any]) -> Callable[..., Any]:
             if ended is not None:
                 ended()
 
-    skip_by_dynamo(zero_grad.__code__)
+    skip_by_dynamo(zero_grad.__code__)  # type: ignore[attr-defined]
     return zero_grad
 
 
@@ -164,7 +172,9 @@ def _after_step(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs:
 
 def _warning_door(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    def showwarning(message: Any, category: Any, filename: str, lineno: int, *args: Any, **kwargs: Any) -> Any:
+    def showwarning(
+        message: Any, category: Any, filename: str, lineno: int, *args: Any, **kwargs: Any
+    ) -> Any:
         watcher = _watcher()
         if watcher is not None:
             watcher.warned(str(message), filename, lineno)

@@ -38,6 +38,12 @@ class WriteListener(Protocol):
     def current_step(self) -> Location | None:
         """Where the optimizer step that is running was called, if one is."""
 
+    def in_step(self) -> bool:
+        """Whether an optimizer step is running."""
+
+    def forward_runs(self, location: Location, path: str) -> None:
+        """An operation runs at a line of a method named ``forward``, inside the module at ``path``."""
+
     def follows_gradients(self) -> bool:
         """Whether what is computed from gradients by hand is to be followed now."""
 
@@ -45,7 +51,7 @@ class WriteListener(Protocol):
         """Whether some leaf's ``.grad`` lives there."""
 
     def wrote(self, op: str, target: torch.Tensor, memory: int, factor: Any, *, from_gradient: bool) -> None:
-        """Memory was written to, outside any backward unless the operation cleared it."""
+        """Memory was written to by an operation (its name without the overload)."""
 
 
 class Flow:
@@ -59,14 +65,14 @@ class Flow:
 
     def __contains__(self, memory: int) -> bool:
         known = self._memories.get(memory)
-        return known is not None and not known[0].expired()
+        return known is not None and not _expired(known[0])
 
     def add(self, tensor: torch.Tensor, location: Location | None) -> None:
         """This tensor was computed from a gradient."""
         storage = tensor.untyped_storage()
-        self._memories[storage._cdata] = (StorageWeakRef(storage), location)
+        self._memories[storage._cdata] = (StorageWeakRef(storage), location)  # type: ignore[no-untyped-call]
         if len(self._memories) > _MOST_FLOWS:
-            alive = {m: known for m, known in self._memories.items() if not known[0].expired()}
+            alive = {m: known for m, known in self._memories.items() if not _expired(known[0])}
             self._memories = OrderedDict(alive)
             while len(self._memories) > _MOST_FLOWS:
                 self._memories.popitem(last=False)
@@ -81,7 +87,7 @@ class Flow:
         return None if known is None else known[1]
 
 
-class WatchingRecorder(Recorder):
+class WatchingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch's __init_subclass__ is untyped
     """A recorder that keeps no operations and reports writes to a listener."""
 
     def __init__(self, modules: ModuleStack, listener: WriteListener) -> None:
@@ -104,17 +110,49 @@ class WatchingRecorder(Recorder):
                 self._give_up()
         return out
 
+    def _before(self, traits: Any, args: Any, kwargs: Any) -> Any:
+        call = super()._before(traits, args, kwargs)
+        location = call.op.location
+        if location is not None and location.function == "forward":
+            self._listener.forward_runs(location, call.op.module)
+        return call
+
+    def _matters(self, args: Any, kwargs: Any) -> bool:
+        # Nothing that an optimizer does outside a closure's forward can become part of a graph.
+        if self._listener.in_step() and not torch.is_grad_enabled():
+            return False
+        return super()._matters(args, kwargs)
+
     def first_write_after(self, storage: int, epoch: int) -> Write | None:
         """The first known write to memory number ``storage`` that made a later value than ``epoch``."""
         return next((w for w in self._writes.get(storage, ()) if w.epoch > epoch), None)
 
+    def compact(self) -> None:
+        """Forget memory that nobody looks at any more, so that a long loop does not fill the books."""
+        live = self.values._live
+        for storage in list(live):
+            living = [reference for reference in live[storage] if reference() is not None]
+            if living:
+                live[storage] = living
+            else:
+                del live[storage]
+        known = set(self._storages.values()) | live.keys()
+        self._known &= known
+        for storage in self._epochs.keys() - known:
+            del self._epochs[storage]
+
     def _notice_write(self, traits: Any, args: Any, kwargs: dict[str, Any]) -> None:
         targets = list(_written(traits, args, kwargs))
-        if self._in_backward and not torch.is_grad_enabled() and not any(self._is_interesting(t) for t in targets):
+        if (
+            self._in_backward
+            and not torch.is_grad_enabled()
+            and not any(self._is_interesting(t) for t in targets)
+        ):
             return
         from_gradient = self._listener.follows_gradients() and self._reads_gradient(traits, args, kwargs)
         factor = args[1] if len(args) > 1 else None
-        find: Callable[[], Location | None] = lambda: self.sources.find(4, look_for_function=False)[0]
+        name = traits.name.partition(".")[0]
+        find: Callable[[], Location | None] = lambda: self.sources.find(1, look_for_function=False)[0]
         location: Location | None = None
         for target in targets:
             memory = _memory(target)
@@ -124,10 +162,10 @@ class WatchingRecorder(Recorder):
             if number is not None:
                 location = location or self._listener.current_step() or find()
                 self._log(number, Write(self._epochs.get(number, 0), traits.name, location, self._module()))
-            self._listener.wrote(traits.name, target, memory, factor, from_gradient=from_gradient)
+            self._listener.wrote(name, target, memory, factor, from_gradient=from_gradient)
             if from_gradient:
                 self.flow.add(target, location)
-            elif memory in self.flow and traits.name in ("aten::copy_", "aten::zero_", "aten::fill_"):
+            elif memory in self.flow and name in ("aten::copy_", "aten::zero_", "aten::fill_"):
                 self.flow.discard(memory)
 
     def _is_interesting(self, target: torch.Tensor) -> bool:
@@ -152,7 +190,7 @@ class WatchingRecorder(Recorder):
             if self._carries(tensor):
                 shapes.append(tensor.shape)
         if shapes:
-            location, _ = self.sources.find(2, look_for_function=False)
+            location, _ = self.sources.find(1, look_for_function=False)
             for made in _flat((out,)):
                 if made.shape in shapes and made.layout is torch.strided:
                     self.flow.add(made, location)
@@ -169,9 +207,15 @@ class WatchingRecorder(Recorder):
         return self._modules.current if self._modules is not None else ""
 
 
+def _expired(reference: StorageWeakRef) -> bool:
+    return bool(reference.expired())  # type: ignore[no-untyped-call]
+
+
 def _written(traits: Any, args: Any, kwargs: dict[str, Any]) -> Iterator[torch.Tensor]:
     for position in traits.writes:
-        yield from _flat((args[position] if position < len(args) else kwargs.get(traits.argument_names[position]),))
+        yield from _flat(
+            (args[position] if position < len(args) else kwargs.get(traits.argument_names[position]),)
+        )
     for name in traits.writes_by_name:
         yield from _flat((kwargs.get(name),))
 
@@ -189,7 +233,7 @@ def _memory(tensor: torch.Tensor) -> int | None:
     if tensor.layout is not torch.strided:
         return None
     try:
-        return tensor.untyped_storage()._cdata
+        return tensor.untyped_storage()._cdata  # type: ignore[no-any-return]
     except (NotImplementedError, RuntimeError):
         return None
 

@@ -7,9 +7,8 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -24,7 +23,6 @@ from ..capture.graph import GraphRecording
 from ..capture.hooks import noting_tensor_hooks
 from ..capture.modules import ModuleStack
 from ..capture.origins import UnrecordableError
-from ..capture.quiet import is_quiet
 from ..capture.recorder import Recorder
 from ..compare.blame import Arrival, arrivals
 from ..evidence import Finding, GradientVerdict, NodeVerdict, Outcome, Report, Testimony, Unverified
@@ -33,14 +31,15 @@ from ..rules.unverified import Unverified as UnverifiedRule
 from ..witnesses.engine import EdgeOutcomes, check_node, is_vacuous, worst
 from ..witnesses.fallback import fallback_for
 from ..witnesses.sums import check_sums
+from .doors import innermost, missing_doors, open_doors
+from .hazards import Hazards, Observation
 from .ledger import Ledger, signature
+from .names import Names
 
 __all__ = ["Session", "watch"]
 
 _ = _formats
 _MOST_NODES = 2_000
-_INNERMOST: ContextVar[Session | None] = ContextVar("gradcheck_innermost_session", default=None)
-_PATCHED = ("torch.autograd", "torch.autograd.graph")
 
 
 def watch(
@@ -87,6 +86,9 @@ class Session:
         self._stack: ExitStack | None = None
         self._recorder: Recorder | None = None
         self._modules = ModuleStack()
+        self._names = Names(self._modules.parameter_names)
+        self._hazards = Hazards(self._modules, self._names)
+        self._past: list[Finding] = []
         self.internal_errors: list[str] = []
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -100,17 +102,19 @@ class Session:
         self._thread = threading.get_ident()
         self._started = time.perf_counter()
         stack = ExitStack()
-        stack.callback(_INNERMOST.set, _INNERMOST.get())
-        _INNERMOST.set(self)
+        stack.callback(innermost.set, innermost.get())
+        innermost.set(self)
         try:
             stack.enter_context(self._modules.observing())
-            recorder = Recorder(self._modules, keep_operations=False, forgiving=True)
+            recorder = self._hazards.recorder
             recorder.sources.stop_at(sys._getframe(1).f_back)
             stack.callback(recorder.sources.stop_at, None)
             self._recorder = recorder
             stack.enter_context(recorder)
+            for door in missing_doors():
+                self._unverified["every backward", f"this torch has no {door}"] += 1
+            stack.enter_context(open_doors())
             if self._verify:
-                self._patch(stack)
                 stack.enter_context(noting_tensor_hooks(recorder, self._hooked))
         except BaseException:
             stack.close()
@@ -126,41 +130,76 @@ class Session:
         self._seconds += time.perf_counter() - self._started
         if stack is not None:
             stack.close()
+        if recorder is not None:
+            with self._guarded():
+                self._past.extend(self._hazards.findings())
+            self._hazards = Hazards(self._modules, self._names)
         if recorder is not None and recorder.broken is not None:
             self.internal_errors.append(recorder.broken)
         if recorder is not None:
             for subclass in sorted(recorder.subclasses):
                 self._unverified[f"operations on {subclass}", "a tensor subclass dispatches by itself"] += 1
 
-    def _patch(self, stack: ExitStack) -> None:
-        """Every backward goes through ``_engine_run_backward``, which torch's modules hold by name."""
-        for module_name in _PATCHED:
-            module = sys.modules[module_name]
-            original = getattr(module, "_engine_run_backward", None)
-            if original is None:
-                self._unverified["every backward", f"this torch has no {module_name}._engine_run_backward"] += 1
-                continue
-            setattr(module, "_engine_run_backward", self._observed(original))  # noqa: B010
-            stack.callback(setattr, module, "_engine_run_backward", original)
+    def owns_thread(self) -> bool:
+        """Whether the running thread is the one that is watched."""
+        return self._recorder is not None and threading.get_ident() == self._thread
 
-    def _observed(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def run_backward(outputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
-            foreign = threading.get_ident() != self._thread or self._recorder is None
-            if not foreign and torch._C._functorch.peek_interpreter_stack() is not None:
-                # vmap and friends hand over wrapped tensors, which stand for many or for none.
-                self._unverified["a backward", "it runs inside a torch.func transform"] += 1
-                return original(outputs, *args, **kwargs)
-            # A session inside this one looks at its own part, and a check at what it runs itself.
-            if foreign or is_quiet() or _INNERMOST.get() is not self:
-                return original(outputs, *args, **kwargs)
-            return self._backward(original, outputs, args, kwargs)
+    def run_backward(
+        self,
+        original: Callable[..., Any],
+        outputs: Sequence[Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            # vmap and friends hand over wrapped tensors, which stand for many or for none.
+            self._unverified["a backward", "it runs inside a torch.func transform"] += 1
+            return original(outputs, *args, **kwargs)
+        return self._backward(original, outputs, args, kwargs)
 
-        return run_backward
+    def before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
+        with self._guarded():
+            self._hazards.before_step(optimizer, args, kwargs)
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
+        with self._guarded():
+            self._hazards.after_step(optimizer)
+
+    def zeroing(self, owner: Any) -> Callable[[], None] | None:
+        """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
+        with self._guarded():
+            return self._hazards.zeroing(owner)
+        return None
+
+    def warned(self, message: str, file: str, line: int) -> None:
+        """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
+        with self._guarded():
+            self._hazards.warned(message, file, line)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """A watched program must not fail because its watcher did."""
+        began = time.perf_counter()
+        try:
+            yield
+        except Exception:
+            self._hazards.give_up()
+            self.internal_errors.append(traceback.format_exc())
+        self._own_seconds += time.perf_counter() - began
 
     # -- a backward ----------------------------------------------------------------------------------------------
 
     def _backward(
-        self, original: Callable[..., Any], outputs: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        original: Callable[..., Any],
+        outputs: Sequence[Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
         recorder = self._recorder
         assert recorder is not None
@@ -168,23 +207,32 @@ class Session:
         began = time.perf_counter()
         graph: GraphRecording | None = None
         plan: dict[int, tuple[Any, ...]] = {}
+        observation: Observation | None = None
         try:
             recorder.finish_forward()
-            if recorder.broken is None:
+            observation = self._hazards.before_backward(outputs, args, kwargs)
+            if recorder.broken is None and self._verify:
                 if all(isinstance(output, torch.Tensor) for output in outputs):
                     graph = GraphRecording(recorder, outputs)
                     plan = self._plan(recorder, graph)
                 else:
                     self._unverified["a backward", "it starts from graph edges, not from tensors"] += 1
         except Exception:  # a watched program must not fail because its watcher did
+            self._hazards.give_up()
             self.internal_errors.append(traceback.format_exc())
             graph = None
         self._own_seconds += time.perf_counter() - began
+        given = (args[0] if args else None) or ()
+        observing = recorder.backward_phase() if graph is None or not plan else graph.observing(given)
+        try:
+            with observing:
+                result = original(outputs, *args, **kwargs)
+        except BaseException as error:
+            self._ended(observation, error)
+            raise
+        self._ended(observation, None)
         if graph is None or not plan:
-            with recorder.backward_phase():
-                return original(outputs, *args, **kwargs)
-        with graph.observing((args[0] if args else None) or ()):
-            result = original(outputs, *args, **kwargs)
+            return result
         began = time.perf_counter()
         try:
             with _disable_current_modes(), torch.no_grad():
@@ -197,6 +245,11 @@ class Session:
             self.internal_errors.append(traceback.format_exc())
         self._own_seconds += time.perf_counter() - began
         return result
+
+    def _ended(self, observation: Observation | None, error: BaseException | None) -> None:
+        if observation is not None:
+            with self._guarded():
+                self._hazards.after_backward(observation, error)
 
     def _plan(self, recorder: Recorder, graph: GraphRecording) -> dict[int, tuple[Any, ...]]:
         """The nodes to verify in this backward, with their signatures."""
@@ -223,7 +276,7 @@ class Session:
         for number, output in enumerate(outputs):
             cotangent = None if given is None else given[number]
             cotangents.append(torch.ones_like(output) if cotangent is None else cotangent)
-        names = self._leaf_names(recorder, graph)
+        names = self._leaf_names(graph)
         trace = graph.trace(cotangents, names, {}, {}, targets)
         fallback = fallback_for(recorder, graph.by_key)
         checked: dict[int, tuple[NodeVerdict, EdgeOutcomes]] = {}
@@ -242,7 +295,9 @@ class Session:
             else:
                 self._vacuous.pop(hash(mark), None)
         arrived_at = {
-            node.leaf_name: node.cotangents[0] for node in trace.nodes.values() if node.role == "leaf" and node.cotangents
+            node.leaf_name: node.cotangents[0]
+            for node in trace.nodes.values()
+            if node.role == "leaf" and node.cotangents
         }
         hooked = self._hooked | {
             (key, 0) for key, node in graph.by_key.items() if key < 0 and node.variable._backward_hooks
@@ -253,7 +308,13 @@ class Session:
         self._counts["elements"] += sum(v.elements for v, _ in checked.values())
         for verdict, _ in checked.values():
             self._counts[f"nodes_{verdict.how or 'unverified'}"] += 1
-        self._findings = merge([*self._findings, *node_findings(trace, checked), *sum_findings(trace, sums, recorder.backward_writes)])
+        self._findings = merge(
+            [
+                *self._findings,
+                *node_findings(trace, checked),
+                *sum_findings(trace, sums, recorder.backward_writes),
+            ]
+        )
         recorder.backward_writes.clear()
         self._nodes.extend(v for v, _ in checked.values() if len(self._nodes) < _MOST_NODES)
         for entry in collect_unverified(checked, at_hooks, None):
@@ -264,27 +325,25 @@ class Session:
             for key, node in trace.nodes.items()
         }
         everywhere = {**sums, **at_hooks}
-        self._note_leaves(graph, arrivals(trace, edges_of, everywhere), everywhere)
+        self._note_leaves(graph, names, arrivals(trace, edges_of, everywhere), everywhere)
 
-    def _leaf_names(self, recorder: Recorder, graph: GraphRecording) -> dict[int, str]:
-        known = self._modules.parameter_names()
-        names: dict[int, str] = {}
-        for key, node in graph.by_key.items():
-            if key < 0:
-                tensor = node.variable
-                shape = "x".join(str(n) for n in tensor.shape) or "scalar"
-                names[key] = known.get(id(tensor)) or f"leaf {-key} ({shape})"
-        return names
+    def _leaf_names(self, graph: GraphRecording) -> dict[int, str]:
+        leaves = [(key, node.variable) for key, node in graph.by_key.items() if key < 0]
+        return dict(zip([key for key, _ in leaves], self._names.of([leaf for _, leaf in leaves])))
 
     def _note_leaves(
-        self, graph: GraphRecording, arrived: dict[int, Arrival], sums: dict[tuple[int, int], Testimony]
+        self,
+        graph: GraphRecording,
+        names: dict[int, str],
+        arrived: dict[int, Arrival],
+        sums: dict[tuple[int, int], Testimony],
     ) -> None:
         known = self._modules.parameter_names()
         for key, node in graph.by_key.items():
             if key >= 0 or key not in arrived:
                 continue
             tensor = node.variable
-            name = known.get(id(tensor)) or f"leaf {-key}"
+            name = names[key]
             before = self._gradients.get(name)
             if before is None and len(self._gradients) >= _MOST_NODES:
                 continue
@@ -305,10 +364,15 @@ class Session:
     @property
     def report(self) -> Report:
         """What was seen so far."""
-        unverified = [Unverified(subject, reason, count) for (subject, reason), count in self._unverified.items()]
+        unverified = [
+            Unverified(subject, reason, count) for (subject, reason), count in self._unverified.items()
+        ]
         never_asked = {v.key: (v, EdgeOutcomes()) for v in self._vacuous.values()}
         unverified.extend(collect_unverified(never_asked, {}, None))
-        findings = [*self._findings, *UnverifiedRule.from_entries(unverified)]
+        hazards = list(self._past)
+        with self._guarded():
+            hazards.extend(self._hazards.findings())
+        findings = [*self._findings, *merge(hazards), *UnverifiedRule.from_entries(unverified)]
         kept, suppressed = suppress(findings, self._ignore)
         kept.sort(key=lambda f: -f.severity)
         running = time.perf_counter() - self._started if self._stack is not None else 0.0

@@ -81,9 +81,16 @@ class Direction:
         leaves: the tensors to move, by name, in the layout in which they will be moved.
         sizes: length of a typical step of each.
         seed: of the draw.
+        still: masks, in the shape of a leaf, of elements that are not to move.
     """
 
-    def __init__(self, leaves: Mapping[str, Tensor], sizes: Mapping[str, float], seed: int) -> None:
+    def __init__(
+        self,
+        leaves: Mapping[str, Tensor],
+        sizes: Mapping[str, float],
+        seed: int,
+        still: Mapping[str, Tensor] | None = None,
+    ) -> None:
         generator = torch.Generator().manual_seed(seed)
         counts = {n: t.numel() * (2 if t.is_complex() else 1) for n, t in leaves.items()}
         drawn = signed_bytes(sum(counts.values()), generator)
@@ -93,6 +100,9 @@ class Direction:
         for name, leaf in leaves.items():
             self._signs[name] = drawn[start : start + counts[name]].to(leaf.device)
             start += counts[name]
+        for name, mask in (still or {}).items():
+            if name in self._signs and not leaves[name].is_complex():
+                self._signs[name][flat(aligned(mask.to(leaves[name].device), leaves[name]))] = 0
 
     def __contains__(self, name: str) -> bool:
         return name in self._signs

@@ -8,7 +8,9 @@ of every gradient, relative to the recorded graph.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
@@ -26,6 +28,7 @@ from ..evidence import (
     Testimony,
 )
 from ..replay import LocalGradients, Unexplained, local_gradients
+from .second_opinion import Accusation, beyond_the_domain, second_opinion
 from .sums import node_name, reduced
 
 __all__ = ["EdgeOutcomes", "Fallback", "check_node", "is_vacuous", "worst"]
@@ -36,16 +39,34 @@ Probe = Callable[
     [NodeRecord, int], "tuple[tuple[ArraySource | None, ...], tuple[ArraySource | None, ...]] | None"
 ]
 
-Fallback = Callable[[NodeRecord, Sequence[ArraySource | None], int, str], LocalGradients]
+
+class Fallback(Protocol):
+    """Asked for the gradients of a node that the engine cannot speak about, with a seed and the reason why."""
+
+    def __call__(
+        self,
+        node: NodeRecord,
+        cotangents: Sequence[ArraySource | None],
+        seed: int,
+        reason: str,
+        *,
+        numerically: bool = False,
+    ) -> LocalGradients:
+        """``numerically``: from differences only. Raises ``Unexplained`` where it cannot say either."""
+        ...
+
 
 _VACUOUS = "its cotangent is zero in every element, which any backward would pass"
 
 # Before accusing: that two samples of an element's noise are both ten times too small happens once in a hundred
 # elements, that twelve are does not happen.
 _MORE_SAMPLES = 12
-# torch's algorithm may lose a few more digits than the engine's (a product of reflectors that is undone by their
-# inverses): below this many units in the last place a disagreement needs a second witness.
-_HAIR = 1e3
+
+# A forward that is right to a relative error of d has a slope that is right to about n**2 * d, where n is the degree of
+# the polynomials that it is made of (A. A. Markov's inequality); special functions use about ten to thirty terms.
+_OF_THE_FORWARD = 1e3
+# What differences resolve, see ``witnesses/local_difference.py``.
+_MOST_OF_THE_FORWARD = 1e-2
 
 _ORDER = {Outcome.AGREE: 0, Outcome.INCONCLUSIVE: 1, Outcome.DISAGREE: 2}
 
@@ -79,7 +100,9 @@ def check_node(
     surrogate = node.function.surrogate if node.function is not None else ""
     if surrogate:
         testimonies.append(
-            Testimony("engine", _subject(node), Outcome.INCONCLUSIVE, reason=f"declared a surrogate: {surrogate}")
+            Testimony(
+                "engine", _subject(node), Outcome.INCONCLUSIVE, reason=f"declared a surrogate: {surrogate}"
+            )
         )
         edges = dict.fromkeys(positions, Outcome.INCONCLUSIVE)
         return _verdict(node, testimonies, "", 0), edges
@@ -124,10 +147,18 @@ def check_node(
     _, dtype = coarsest_eps(_dtypes(node))
     forward = _check_forward(node, local, dtype)
     if forward is not None:
-        testimonies.append(forward)
-        return _verdict(node, testimonies, "", 0), dict.fromkeys(positions, Outcome.INCONCLUSIVE)
+        try:
+            if fallback is None or node.role == "unknown":
+                raise Unexplained(forward.reason)
+            local = fallback(node, cotangents, seed, forward.reason, numerically=True)
+        except Unexplained as error:
+            testimonies.append(replace(forward, reason=str(error)))
+            return _verdict(node, testimonies, "", 0), dict.fromkeys(positions, Outcome.INCONCLUSIVE)
+        how, remark = local.how, "; ".join(r for r in (remark, forward.reason) if r)
     for number, group in enumerate(local.groups):
         testimony = _check_group(node, local, number, gradients, cotangents, dtype, remark)
+        if forward is not None:
+            testimony = _within_the_forward(testimony, forward)
         testimonies.append(testimony)
         elements += testimony.comparison.elements if testimony.comparison is not None else 0
         for position in group:
@@ -188,6 +219,23 @@ def _check_forward(node: NodeRecord, local: LocalGradients, dtype: str) -> Testi
     return None
 
 
+def _within_the_forward(testimony: Testimony, forward: Testimony) -> Testimony:
+    """Nobody is accused of what the operation's own forward leaves open.
+
+    torch's ``bessel_j0`` and its ``bessel_j1`` are right to seven digits each, so one is the other's slope to fewer.
+    """
+    of_value, of_slope = forward.comparison, testimony.comparison
+    if testimony.outcome is not Outcome.DISAGREE or of_value is None or of_slope is None:
+        return testimony
+    open_ = _MOST_OF_THE_FORWARD
+    if of_value.scale > 0:
+        open_ = min(_OF_THE_FORWARD * of_value.max_error / of_value.scale, open_)
+    if not of_slope.max_error <= open_ * of_slope.scale:
+        return testimony
+    reason = f"{testimony.reason}; and the forward itself is not precise enough to settle a difference of this size"
+    return replace(testimony, outcome=Outcome.INCONCLUSIVE, reason=reason)
+
+
 def _check_group(
     node: NodeRecord,
     local: LocalGradients,
@@ -208,7 +256,7 @@ def _check_group(
         actual = actual.real
     if local.project is not None and actual is not None:
         actual = local.project(number, actual)
-    grown = 1.0 if numerical else accumulation(_terms(node, expected, cotangents))
+    grown = 1.0 if numerical else accumulation(_terms(node, expected, cotangents), dtype)
     outcome, comparison = judge(
         expected,
         actual,
@@ -217,21 +265,26 @@ def _check_group(
         spread=SPREAD if numerical else None,  # the error of a difference is its own, whatever the dtype
         input_value=None if ref is None or numerical else (lambda: ref.source.array()),
     )
-    if outcome is Outcome.DISAGREE and not numerical:
-        outcome, comparison = judge(
+
+    def again(expected: Array) -> tuple[Outcome, Comparison]:
+        return judge(
             expected,
             actual,
             dtype=dtype,
             noise=lambda: local.noise(number, eps, _MORE_SAMPLES) * grown,
             input_value=None if ref is None else (lambda: ref.source.array()),
         )
+
     if outcome is Outcome.DISAGREE and not numerical:
-        beyond = _beyond_the_domain(node, ref, actual)
+        outcome, comparison = again(expected)
+    if outcome is Outcome.DISAGREE and not numerical:
+        beyond = beyond_the_domain(node, ref, actual)
         if beyond is not None:
-            outcome, comparison = judge(
-                np.where(beyond, np.nan, expected), actual, dtype=dtype, noise=lambda: local.noise(number, eps) * grown
+            expected = np.where(beyond, np.nan, expected)
+            outcome, comparison = again(expected)
+            remark = (
+                remark or "torch's NaN at elements that are not finite themselves, where nothing is defined"
             )
-            remark = remark or "torch's NaN at elements that are not finite themselves, where nothing is defined"
     subject = _subject(node, group[0])
     if outcome is not Outcome.DISAGREE:
         reason = remark
@@ -241,28 +294,20 @@ def _check_group(
                 if numerical
                 else "the engine has no finite value for some elements"
             )
-        return Testimony("finite_difference" if numerical else "engine", subject, outcome, comparison, reason=reason)
+        return Testimony(
+            "finite_difference" if numerical else "engine", subject, outcome, comparison, reason=reason
+        )
     if numerical:
         whole = ref is not None and expected.shape == ref.shape
         along = "" if whole else f"compared along {expected.size} random directions"
         reason = "; ".join(r for r in (remark, along) if r)
         return Testimony("finite_difference", subject, Outcome.DISAGREE, comparison, reason=reason)
-    return _second_opinion(local, number, comparison, subject, remark, dtype=dtype, nothing=actual is None)
-
-
-def _beyond_the_domain(node: NodeRecord, ref: TensorRef | None, actual: Array | None) -> Array | None:
-    """Where torch returned NaN for an input that is NaN or infinite, if the operation's own value is not finite.
-
-    The slope of ``logsumexp`` where all its inputs are -inf is as undefined as its value is infinite. A softmax that
-    gets -inf beside finite numbers has a finite value, and zero is its slope.
-    """
-    if ref is None or actual is None or actual.shape != ref.shape:
-        return None
-    beyond = ~np.isfinite(ref.source.array()) & np.isnan(actual)
-    values = [r.source.array() for r in node.outputs if r is not None and is_differentiable_dtype(r.dtype)]
-    if not beyond.any() or all(np.isfinite(v).all() for v in values):
-        return None
-    return np.asarray(beyond)
+    reason = "; ".join(
+        r for r in (remark, "the backward returned no gradient (None)" if actual is None else "") if r
+    )
+    found = actual if actual is not None else np.zeros(expected.shape)
+    case = Accusation(local, number, subject, reason, dtype, expected, found, again)
+    return second_opinion(case, comparison)
 
 
 def _terms(node: NodeRecord, gradient: Array, cotangents: Sequence[ArraySource | None]) -> float:
@@ -275,66 +320,6 @@ def _terms(node: NodeRecord, gradient: Array, cotangents: Sequence[ArraySource |
     cotangent = max((c.array().size for c in cotangents if c is not None), default=1)
     other = max((int(np.prod(ref.shape)) for ref in node.inputs if ref is not None), default=1)
     return max(cotangent / size, float(np.sqrt(cotangent * other / size)))
-
-
-def _second_opinion(
-    local: LocalGradients,
-    number: int,
-    comparison: Comparison,
-    subject: str,
-    remark: str,
-    *,
-    dtype: str,
-    nothing: bool,
-) -> Testimony:
-    """Before accusing: does a finite difference of the forward, at the worst element, contradict the engine?"""
-    reason = "; ".join(r for r in (remark, "the backward returned no gradient (None)" if nothing else "") if r)
-    expected = complex(comparison.expected)
-    actual = complex(comparison.actual)
-    if not np.isfinite([expected.real, actual.real]).all():  # also when the shapes differ: no element is the worst
-        return Testimony("engine", subject, Outcome.DISAGREE, comparison, reason=reason)
-    unit = 1j if abs((expected - actual).imag) > abs((expected - actual).real) else 1
-    try:
-        difference = local.difference(number, comparison.index, unit)
-    except Unexplained:
-        difference = None
-    unit_in_last_place = coarsest_eps([dtype])[0] * comparison.scale
-    unsettled = difference is None or difference.error >= abs(expected - actual) / 4
-    if unsettled and comparison.error <= _HAIR * unit_in_last_place:
-        return Testimony(
-            "engine",
-            subject,
-            Outcome.INCONCLUSIVE,
-            comparison,
-            reason=f"they differ by {comparison.error / unit_in_last_place:.0f} units in the last place of the largest "
-            "element: more than the operation's own noise, too little for a finite difference to settle",
-        )
-    if difference is None:
-        return Testimony("engine", subject, Outcome.DISAGREE, comparison, reason=reason)
-    e, a = (expected.imag, actual.imag) if unit == 1j else (expected.real, actual.real)
-    low, high = sorted((difference.left, difference.right))
-    margin = 1e-3 * max(abs(high), abs(low))
-    if difference.kink and low - margin <= a <= high + margin:
-        return Testimony(
-            "engine",
-            subject,
-            Outcome.AGREE,
-            comparison,
-            reason=f"at a kink: torch's choice {a:.4g} lies between the one-sided slopes {low:.4g} and {high:.4g}",
-        )
-    if abs(difference.value - e) > 3 * difference.error + abs(e - a) / 2:
-        return Testimony(
-            "engine",
-            subject,
-            Outcome.INCONCLUSIVE,
-            comparison,
-            reason="the engine and a finite difference of the forward contradict each other here",
-            value=difference.value,
-        )
-    confirmed = difference.error < abs(e - a) / 4
-    return Testimony(
-        "engine", subject, Outcome.DISAGREE, comparison, reason=reason, value=difference.value if confirmed else None
-    )
 
 
 def _returned(
@@ -350,7 +335,11 @@ def _returned(
         if source is None:
             continue
         array = reduced(source.array(), shape)
-        total = array if total is None else np.asarray(total + array, dtype=np.result_type(total, array, np.float64))
+        total = (
+            array
+            if total is None
+            else np.asarray(total + array, dtype=np.result_type(total, array, np.float64))
+        )
     return total
 
 
@@ -385,10 +374,11 @@ def _subject(node: NodeRecord, position: int | None = None) -> str:
 
 def _verdict(node: NodeRecord, testimonies: Sequence[Testimony], how: str, elements: int) -> NodeVerdict:
     outcome = worst([t.outcome for t in testimonies])
-    if node.function is not None:
-        op = node.function.name
-    else:
-        op = ", ".join(dict.fromkeys(o.name for o in node.ops))
+    op = (
+        node.function.name
+        if node.function is not None
+        else ", ".join(dict.fromkeys(o.name for o in node.ops))
+    )
     return NodeVerdict(
         key=node.key,
         name=node.name,

@@ -46,18 +46,25 @@ def fallback_for(
     found = decompositions or Decompositions()
 
     def fallback(
-        node: NodeRecord, cotangents: Sequence[ArraySource | None], seed: int, reason: str
+        node: NodeRecord,
+        cotangents: Sequence[ArraySource | None],
+        seed: int,
+        reason: str,
+        *,
+        numerically: bool = False,
     ) -> LocalGradients:
         reasons = [reason]
         if node.role != "function":
             _refuse_dependent(node, reason)
-        if node.ops:
+        if node.ops and not numerically:
             try:
                 return _decomposed(node, cotangents, seed, found)
             except Unexplained as error:
                 reasons.append(str(error))
         try:
-            return numerical_gradients(node, cotangents, _origin(recorder, autograd_nodes[node.key], node), seed=seed)
+            return numerical_gradients(
+                node, cotangents, _origin(recorder, autograd_nodes[node.key], node), seed=seed
+            )
         except Unexplained as error:
             reasons.append(f"not numerically either: {error}")
         raise Unexplained("; ".join(dict.fromkeys(reasons)))
@@ -72,7 +79,9 @@ def _refuse_dependent(node: NodeRecord, reason: str) -> None:
     """
     for op in node.ops:
         overload = overload_of(op.name) if "backward" in op.name else None
-        saved = [a.name for a in overload._schema.arguments if a.name in _SAVED] if overload is not None else []
+        saved = (
+            [a.name for a in overload._schema.arguments if a.name in _SAVED] if overload is not None else []
+        )
         if saved:
             raise Unexplained(
                 f"{reason}; {op.name} takes saved results ({', '.join(saved)}) beside the inputs that they came "

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..capture.inputs import PreparedCall
 from ..capture.state import preserved, rng_frozen
 from ..compare.cuts import Cut
-from ..evidence import Outcome, Testimony
+from ..evidence import Array, Outcome, Testimony
 from .float64_world import Abstain, World, build, copied, settle
 from .held_constant import hold_stops
 from .looks import WITNESS, Look, look
@@ -254,6 +254,7 @@ def finite_difference(
     directions: int = 2,
     budget: float | None = None,
     seed: int = 0,
+    still: Mapping[str, Array] | None = None,
 ) -> FiniteDifferenceResult:
     """Compare autograd's gradient of the whole function with its finite differences along random directions.
 
@@ -276,6 +277,7 @@ def finite_difference(
         directions: joint directions when all is well.
         budget: seconds for everything, or None; when it is short, fewer directions are looked at.
         seed: of the random states of the runs and of the directions.
+        still: by leaf, masks of elements that are not moved: their gradient is zero by agreement (padding rows).
 
     Returns:
         What was found. This witness raises nothing because of the model: it abstains and says why.
@@ -306,7 +308,13 @@ def finite_difference(
                 torch.set_default_dtype(torch.float64)
             world = build(model, call, unique, cotangents, loss, wide, twin)
             del twin
+            world.still = {name: torch.from_numpy(mask) for name, mask in (still or {}).items()}
             notes: list[str] = []
+            if world.still:
+                notes.append(
+                    f"finite differences leave the padding rows of {', '.join(world.still)} where they are: "
+                    "they get no gradient by definition"
+                )
             try:
                 settle(world)
                 affordable = directions if sum(t.numel() for t in unique.values()) < _MANY else 1

@@ -84,6 +84,7 @@ class World:
     repeats: bool = False
     dirty: set[str] = field(default_factory=set)
     overwrites: bool | None = None
+    still: Mapping[str, Tensor] = field(default_factory=dict)
 
     def run(self) -> list[Tensor]:
         """The outputs that have a cotangent, from the present leaves."""

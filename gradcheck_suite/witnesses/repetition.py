@@ -82,7 +82,10 @@ def find_difference(
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return bool(torch.equal(a.detach(), b.detach()) or (torch.equal(torch.isnan(a), torch.isnan(b)) and _same_numbers(a, b)))
+    return bool(
+        torch.equal(a.detach(), b.detach())
+        or (torch.equal(torch.isnan(a), torch.isnan(b)) and _same_numbers(a, b))
+    )
 
 
 def _same_numbers(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -93,7 +96,9 @@ def _same_numbers(a: torch.Tensor, b: torch.Tensor) -> bool:
 def _compare(path: str, first: torch.Tensor, second: torch.Tensor | None) -> Testimony:
     if second is None or second.shape != first.shape:
         shape = "no tensor" if second is None else f"shape {list(second.shape)}"
-        return Testimony("torch_reverse", path, Outcome.DISAGREE, reason=f"the second run gives {shape} there")
+        return Testimony(
+            "torch_reverse", path, Outcome.DISAGREE, reason=f"the second run gives {shape} there"
+        )
     a = first.detach().to(torch.complex128 if first.is_complex() else torch.float64).cpu().clone().numpy()
     b = second.detach().to(torch.complex128 if second.is_complex() else torch.float64).cpu().clone().numpy()
     error = np.abs(b - a)

@@ -48,7 +48,9 @@ class ReplayTestimony:
 def check_replay(trace: Trace, *, seed: int = 0) -> ReplayTestimony:
     """Replay the trace and compare its outputs and leaf gradients with torch's."""
     free = run_free(trace)
-    surrogate = sorted({f"{n.function.name}" for n in trace.nodes.values() if n.function and n.function.surrogate})
+    surrogate = sorted(
+        {f"{n.function.name}" for n in trace.nodes.values() if n.function and n.function.surrogate}
+    )
     if free.missing or surrogate:
         reasons = list(dict.fromkeys(free.missing.values()))
         if surrogate:

@@ -64,7 +64,7 @@ def _tensor(value: Array, like: torch.Tensor, wide: bool) -> torch.Tensor:
     result = _widened(like.clone(), wide)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result.copy_(torch.from_numpy(np.ascontiguousarray(value)))
+        result.copy_(torch.from_numpy(np.array(value, order="C")))
     return result
 
 

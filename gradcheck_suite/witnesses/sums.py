@@ -25,12 +25,16 @@ def reduced(array: Array, shape: tuple[int, ...]) -> Array:
     extra = array.ndim - len(shape)
     if extra < 0 or any(n not in (1, m) for n, m in zip(shape, array.shape[extra:])):
         return array
-    axes = tuple(range(extra)) + tuple(extra + i for i, n in enumerate(shape) if n == 1 and array.shape[extra + i] != 1)
+    axes = tuple(range(extra)) + tuple(
+        extra + i for i, n in enumerate(shape) if n == 1 and array.shape[extra + i] != 1
+    )
     wide = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64, copy=False)
     return np.asarray(wide.sum(axis=axes, keepdims=True).reshape(shape))
 
 
-def check_sums(trace: Trace, differentiated: Mapping[str, ArraySource | None]) -> dict[tuple[int, int], Testimony]:
+def check_sums(
+    trace: Trace, differentiated: Mapping[str, ArraySource | None]
+) -> dict[tuple[int, int], Testimony]:
     """Is what arrived at each node and leaf the sum of what was sent to it?
 
     Args:
@@ -68,7 +72,9 @@ def check_sums(trace: Trace, differentiated: Mapping[str, ArraySource | None]) -
             if not target.ran:
                 continue
             arrived = target.cotangents[slot] if slot < len(target.cotangents) else None
-            subject = f"cotangent {slot} of {node_name(target)}" if slot else f"cotangent of {node_name(target)}"
+            subject = (
+                f"cotangent {slot} of {node_name(target)}" if slot else f"cotangent of {node_name(target)}"
+            )
         ref = target.outputs[slot] if slot < len(target.outputs) else None
         testimony = _check_sum(subject, parts, arrived, ref)
         if inner and target.role == "leaf" and testimony.outcome is Outcome.DISAGREE:
@@ -86,17 +92,26 @@ def _check_sum(
     actual = None if arrived is None else arrived.array()
     if not parts:
         outcome = Outcome.AGREE if actual is None or not np.any(actual) else Outcome.DISAGREE
-        return Testimony("sum", subject, outcome, reason="" if outcome is Outcome.AGREE else "nothing was sent to it")
+        return Testimony(
+            "sum", subject, outcome, reason="" if outcome is Outcome.AGREE else "nothing was sent to it"
+        )
     shape = actual.shape if actual is not None else (ref.shape if ref is not None else parts[0].array().shape)
     arrays = [reduced(p.array(), shape) for p in parts]
     if actual is not None and actual.dtype.kind != "c":
         arrays = [a.real if a.dtype.kind == "c" else a for a in arrays]
-    if len(arrays) == 1 and actual is not None and arrays[0].shape == actual.shape and np.array_equal(arrays[0], actual):
+    if (
+        len(arrays) == 1
+        and actual is not None
+        and arrays[0].shape == actual.shape
+        and np.array_equal(arrays[0], actual)
+    ):
         return Testimony("sum", subject, Outcome.AGREE)
     wide = [a.astype(np.complex128 if a.dtype.kind == "c" else np.float64, copy=False) for a in arrays]
     total = wide[0] if len(wide) == 1 else np.add.reduce(np.broadcast_arrays(*wide))
     eps, dtype = coarsest_eps([ref.dtype] if ref is not None else [str(arrays[0].dtype)])
-    sizes = np.add.reduce(np.broadcast_arrays(*[np.abs(a) for a in wide])) if len(wide) > 1 else np.abs(wide[0])
+    sizes = (
+        np.add.reduce(np.broadcast_arrays(*[np.abs(a) for a in wide])) if len(wide) > 1 else np.abs(wide[0])
+    )
     # n additions, each rounded once, in an order that we do not know.
     outcome, comparison = judge(total, actual, dtype=dtype, noise=lambda: eps * len(parts) * sizes / 8)
     return Testimony("sum", subject, outcome, comparison)

@@ -203,7 +203,9 @@ def record_reverse(
     if reentrant:
         inner = [n for n in unreached if named_leaves[n].grad is not None]
         unreached = [n for n in unreached if n not in inner]
-    return ReverseRun(trace, outputs, cotangents, gradients, wanted, unreached, recorder, graph, hooked, inner)
+    return ReverseRun(
+        trace, outputs, cotangents, gradients, wanted, unreached, recorder, graph, hooked, inner
+    )
 
 
 def _reentrant_backward(

@@ -172,6 +172,17 @@ def on_cpu() -> dict[str, list[Arguments]]:
         "aten::fill.Tensor": [arguments(real(2, 3), real())],
         "aten::floor_divide.Scalar": [arguments(real(5), 0.3)],
         "aten::fmod.Scalar": [arguments(real(5), 0.3)],
+        "aten::grid_sampler_3d": [
+            arguments(volume, real(1, 3, 2, 4, 3) / 2, mode, padding, aligned)
+            for mode, padding, aligned in ((0, 0, True), (0, 1, False), (1, 2, False))
+        ],
+        "aten::grid_sampler_3d_backward": [
+            arguments(
+                real(1, 2, 3, 2, 4), volume, real(1, 3, 2, 4, 3) / 2, mode, padding, False, [True, True]
+            )
+            for mode, padding in ((0, 0), (0, 1), (1, 2))
+        ],
+        "aten::ldexp.Tensor": [arguments(real(3, 4), integers(5, 4))],
         "aten::lift": [arguments(real(2))],
         "aten::linear": [
             arguments(real(2, 3), real(4, 3), real(4)),
@@ -187,6 +198,8 @@ def on_cpu() -> dict[str, list[Arguments]]:
         "aten::normal.float_Tensor": [arguments(0.5, positive(3))],
         "aten::polygamma_": [arguments(positive(4), 2)],
         "aten::poisson": [arguments(positive(3))],
+        "aten::rand_like": [arguments(real(2, 3))],
+        "aten::remainder.Scalar": [arguments(real(5), 0.3), arguments(real(5), -0.7)],
         "aten::remainder.Scalar_Tensor": [arguments(2.5, real(4))],
         "aten::scatter.reduce": [
             arguments(real(3, 4), 1, integers(4, 3, 4), real(3, 4), reduce=kind)

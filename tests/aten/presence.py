@@ -1,4 +1,4 @@
-"""Which overloads an installation need not have: another package registers them, or a newer torch does.
+"""Which overloads an installation need not have: another package registers them, or a newer torch brings them.
 
 Importing this module registers those of the packages that are installed.
 """
@@ -20,9 +20,17 @@ NEWEST = (2, 15)
 REGISTERED_BY = {"torch_nn": "torch.nn.modules.linear_cross_entropy", "torchvision": "torchvision"}
 """Modules that register the operations of a namespace."""
 
+CHANGED = {"aten::_cdist_backward", "aten::_fused_rms_norm", "aten::_grouped_mm", "aten::_pdist_backward"}
+"""Overloads that older versions have too, but with other parameters or names of them, or not on the CPU."""
+
 for _module in REGISTERED_BY.values():
     if find_spec(_module) is not None:
         import_module(_module)
+
+
+def is_older(version: str = torch.__version__) -> bool:
+    """Whether a torch is older than the one that the meanings were written for."""
+    return tuple(int(part) for part in version.split(".")[:2]) < NEWEST
 
 
 def exists(name: str) -> bool:
@@ -36,15 +44,14 @@ def exists(name: str) -> bool:
 
 def excuse(name: str, version: str = torch.__version__) -> str | None:
     """Why an overload may be missing here; None when it is there, or has to be."""
+    older = is_older(version)
     if exists(name):
-        return None
+        return f"{name} has another form in torch {version}" if older and name in CHANGED else None
     module = REGISTERED_BY.get(name.partition("::")[0], "torch")
     package = module.partition(".")[0]
     if package != "torch":
         return f"{name} needs {package}, which is not installed" if find_spec(package) is None else None
-    if tuple(int(part) for part in version.split(".")[:2]) < NEWEST:
-        return f"{name} is not in torch {version}"
-    return None
+    return f"{name} is not in torch {version}" if older else None
 
 
 def present_overload(name: str) -> Any:

@@ -24,7 +24,14 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_older_torch_is_named() -> None:
-    assert excuse("aten::no_such_operation", "2.8.0+cpu") == "aten::no_such_operation is not in torch 2.8.0+cpu"
+    assert (
+        excuse("aten::no_such_operation", "2.8.0+cpu") == "aten::no_such_operation is not in torch 2.8.0+cpu"
+    )
+
+
+def test_an_older_form_is_named() -> None:
+    assert excuse("aten::_fused_rms_norm", "2.8.1") == "aten::_fused_rms_norm has another form in torch 2.8.1"
+    assert excuse("aten::_fused_rms_norm", "2.15.0") is None
 
 
 @pytest.mark.parametrize("version", ["2.15.0", "2.16.0a0", "3.0.1"])

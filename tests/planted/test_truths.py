@@ -29,7 +29,9 @@ def test_is_not_accused_by_a_watcher(truth: Truth) -> None:
     model, inputs = truth.make()
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
     inputs = tuple(
-        x.detach().requires_grad_() if isinstance(x, torch.Tensor) and (x.is_floating_point() or x.is_complex()) else x
+        x.detach().requires_grad_()
+        if isinstance(x, torch.Tensor) and (x.is_floating_point() or x.is_complex())
+        else x
         for x in inputs
     )
     with watch() as session:

@@ -212,7 +212,7 @@ def softmax_and_logs(x: Tensor) -> Tensor:
 
 def several(x: Tensor) -> Tensor:
     values, _ = x.sort(-1)
-    top, index = x.topk(2, -1)
+    _, index = x.topk(2, -1)
     return values.sum() + x.gather(-1, index).sin().sum() + x.unbind(0)[1].exp().sum()
 
 
@@ -239,6 +239,33 @@ def shared_memory(x: Tensor) -> Tensor:
     return square(y, y.view_as(y)) + square(y, y) + square(*(x * 3).chunk(2, 0)).sum()
 
 
+def hooked(x: Tensor) -> Tensor:
+    y = x.sin()
+    if y.requires_grad:
+        y.register_hook(lambda g: g.clamp(-0.1, 0.1))
+    return y * x
+
+
+def distilled(x: Tensor, w: Tensor) -> Tensor:
+    """A surrogate on one way only: what lies on the other is still verified."""
+    return Round.apply(x * 3) + w.sin()
+
+
+def written_conjugate(x: Tensor) -> Tensor:
+    y = x * 1
+    z = y.conj()
+    z[0].mul_(2j)
+    return (y * z * y.conj()).real
+
+
+def written_imaginary_part(x: Tensor) -> Tensor:
+    z = torch.complex(x, x.sin())
+    z.imag.mul_(3)
+    w = torch.view_as_real(z)
+    w[..., 0].add_(1)
+    return z.abs()
+
+
 TRUTHS = (
     Truth("relu at zero", of(lambda x: torch.relu(x) * 2, KINKS)),
     Truth("abs at zero", of(lambda x: x.abs() * 2, KINKS)),
@@ -252,7 +279,11 @@ TRUTHS = (
     Truth("hardtanh and relu6 at their bounds", of(lambda x: F.hardtanh(x) + F.relu6(x), KINKS)),
     Truth("leaky relu and elu at zero", of(lambda x: F.leaky_relu(x) + F.elu(x), KINKS)),
     Truth("norm at zero", of(lambda x: x.norm() * 2, torch.zeros(3, dtype=F64))),
-    Truth("l1 and huber at zero", of(lambda x: F.l1_loss(x, x.detach()) + F.huber_loss(x, x.detach()), KINKS), ("GC501",)),
+    Truth(
+        "l1 and huber at zero",
+        of(lambda x: F.l1_loss(x, x.detach()) + F.huber_loss(x, x.detach()), KINKS),
+        ("GC501",),
+    ),
     Truth("batch norm over two values", seeded(lambda: nn.BatchNorm1d(3), draw(2, 3, dtype=F32))),
     Truth("batch norm over two values in float64", seeded(lambda: nn.BatchNorm1d(3).double(), draw(2, 3))),
     Truth(
@@ -262,21 +293,44 @@ TRUTHS = (
     Truth("values near 1e9", of(lambda x: (x * 1e9).sin().sum() + (x * 1e9).square(), one(dtype=F32))),
     Truth("values near 1e-6", of(lambda x: (x * 1e-6).tanh() * 1e-6, one(dtype=F32))),
     Truth("saturated in float32", of(lambda x: torch.tanh(x * 40) + torch.sigmoid(x * 90), one(dtype=F32))),
-    Truth("an ill-conditioned inverse", of(lambda x: torch.linalg.inv(x + 1e-5 * torch.eye(4)), lambda: (torch.ones(4, 4) + 1e-3 * draw(4, 4, dtype=F32),))),
+    Truth(
+        "an ill-conditioned inverse",
+        of(
+            lambda x: torch.linalg.inv(x + 1e-5 * torch.eye(4)),
+            lambda: (torch.ones(4, 4) + 1e-3 * draw(4, 4, dtype=F32),),
+        ),
+    ),
     Truth("a cancelling difference", of(lambda x: (x + 1e4 - 1e4) * (x * 1e4 - x * 1e4 + 1), one(dtype=F32))),
     Truth("checkpointing", seeded(lambda: Checkpointed(False), draw(5, 4, dtype=F32))),
-    Truth("re-entrant checkpointing", seeded(lambda: Checkpointed(True), draw(5, 4, dtype=F32)), unverified=True),
+    Truth("re-entrant checkpointing", seeded(lambda: Checkpointed(True), draw(5, 4, dtype=F32)), ("GC190",)),
     Truth("tied weights", seeded(Tied, INDEX)),
     Truth("an expanded input", of(lambda x: x * x.sin(), draw(1, 3).expand(4, 3))),
     Truth("an input that is not contiguous", of(lambda x: x.cumsum(0) * x, draw(3, 4).t())),
     Truth("a sliced input", of(lambda x: x.cumsum(0) * x, draw(6, 4)[1::2, 1:])),
-    Truth("dropout", seeded(lambda: nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2)), draw(5, 4, dtype=F32))),
-    Truth("dropout of channels and alpha", seeded(lambda: nn.Sequential(nn.Dropout2d(0.5), nn.AlphaDropout(0.2)), draw(2, 4, 3, 3))),
-    Truth("random numbers in the forward", of(lambda x: x * torch.randn_like(x) + F.rrelu(x, training=True), one())),
+    Truth(
+        "dropout",
+        seeded(
+            lambda: nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2)), draw(5, 4, dtype=F32)
+        ),
+    ),
+    Truth(
+        "dropout of channels and alpha",
+        seeded(lambda: nn.Sequential(nn.Dropout2d(0.5), nn.AlphaDropout(0.2)), draw(2, 4, 3, 3)),
+    ),
+    Truth(
+        "random numbers in the forward",
+        of(lambda x: x * torch.randn_like(x) + F.rrelu(x, training=True), one()),
+    ),
     Truth("empty tensors", of(lambda x, y: torch.cat([x, y]).sin(), draw(0, 3), draw(2, 3))),
     Truth("size one and no dimension", of(lambda x, y: x.squeeze() * y, draw(1, 1), draw())),
     Truth("float16", of(lambda x: torch.softmax(x, -1) * x.tanh(), one(8, 16, dtype=torch.float16))),
-    Truth("bfloat16", seeded(lambda: nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.LayerNorm(16)).to(BF16), draw(5, 8, dtype=BF16))),
+    Truth(
+        "bfloat16",
+        seeded(
+            lambda: nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.LayerNorm(16)).to(BF16),
+            draw(5, 8, dtype=BF16),
+        ),
+    ),
     Truth("mixed precision", of(lambda x, w: (x.to(BF16) @ w.to(BF16)).float().sin(), pair(dtype=F32))),
     Truth("autocast", of(lambda x, w: torch.autocast("cpu", BF16)(lambda: (x @ w).sin())(), pair(dtype=F32))),
     Truth("repeated indices", of(lambda x: F.embedding(INDEX, x).sin() + x[INDEX], draw(3, 4))),
@@ -284,25 +338,74 @@ TRUTHS = (
     Truth("bags of embeddings", seeded(lambda: nn.EmbeddingBag(4, 3, mode="mean"), INDEX)),
     Truth("unused outputs", of(unused_outputs, draw(3, 4)), ("GC501",)),
     Truth("a target that is held constant", of(target, *pair()()), ("GC501",)),
-    Truth("a declared straight-through", of(lambda x: Round.apply(x * 3) * x, one()), ("GC190",), unverified=True),
-    Truth("a declared gradient reversal", of(lambda x: Reverse.apply(x * 3) * x, one()), ("GC190",), unverified=True),
+    Truth(
+        "a declared straight-through",
+        of(lambda x: Round.apply(x * 3) * x, one()),
+        ("GC190",),
+        unverified=True,
+    ),
+    Truth(
+        "a declared gradient reversal",
+        of(lambda x: Reverse.apply(x * 3) * x, one()),
+        ("GC190",),
+        unverified=True,
+    ),
+    Truth("a surrogate beside other values", of(distilled, *pair()()), ("GC190",), unverified=True),
+    Truth("a hook that clips", of(hooked, one()), ("GC190",), unverified=True),
     Truth("relu chains in place", of(inplace_chain, one(3, 4))),
     Truth("residual sums in place", seeded(Residual, draw(5, 4, dtype=F32))),
     Truth("complex numbers", of(lambda x, y: (x * y.conj()).abs() + (x @ y).real, *pair(dtype=C128)())),
     Truth("real and imaginary views", of(lambda x: torch.view_as_real(torch.fft.fft(x)) * 2, one())),
-    Truth("outputs in a dict and a dataclass", seeded(Structured, {"x": draw(4, 3, dtype=F32), "n": torch.arange(4)})),
+    Truth(
+        "a conjugate view that is written to",
+        of(written_conjugate, one(3, 4, dtype=C128)),
+        ("GC190",),
+        unverified=True,
+    ),
+    Truth(
+        "an imaginary part that is written to",
+        of(written_imaginary_part, one(3, 4)),
+        ("GC190",),
+        unverified=True,
+    ),
+    Truth(
+        "gradients scaled by frequency",
+        of(lambda w: F.embedding(INDEX, w, scale_grad_by_freq=True), draw(3, 4)),
+        ("GC190",),
+        unverified=True,
+    ),
+    Truth(
+        "padding of a table that is computed",
+        of(lambda w: F.embedding(INDEX, w * 2, padding_idx=2), draw(3, 4)),
+        ("GC190",),
+        unverified=True,
+    ),
+    Truth(
+        "outputs in a dict and a dataclass",
+        seeded(Structured, {"x": draw(4, 3, dtype=F32), "n": torch.arange(4)}),
+    ),
     Truth("a model that writes into its buffers", seeded(Counting, draw(4, 3, dtype=F32)), ("GC501",)),
     Truth("identity Function", of(lambda x: Identity.apply(x * 1) * x, one())),
     Truth("several outputs and other arguments", of(lambda x, w: sum(Both.apply(x, 3, w)), *pair()())),
     Truth("a gradient that is not contiguous", of(lambda x: Transposed.apply(x).sin(), one(3, 4))),
     Truth("mark_dirty", of(lambda x: Tripled.apply(x * 1).sin(), one())),
-    Truth("Function of a detached twin", of(lambda x: (lambda y: square(y, y.detach()))(x * 2), one()), ("GC190", "GC501")),
+    Truth(
+        "Function of a detached twin",
+        of(lambda x: (lambda y: square(y, y.detach()))(x * 2), one()),
+        ("GC190", "GC501"),
+    ),
     Truth("Function of tensors that share memory", of(shared_memory, one(4, 3)), ("GC190",)),
     Truth("Function that reads .data", of(lambda x: old_style(x * 1), one())),
     Truth("softmax and logarithms", of(softmax_and_logs, one(3, 5, dtype=F32))),
     Truth("several results of one operation", of(several, one(3, 5))),
     Truth("a gradient inside the forward", of(inner_gradient, one()), ("GC501",), unverified=True),
     Truth("a gradient penalty", of(penalty, *pair()()), ("GC190",), unverified=True),
-    Truth("cross entropy over one class", of(lambda x: F.cross_entropy(x, torch.zeros(3, dtype=torch.int64)), draw(3, 1))),
-    Truth("where with a branch that is infinite", of(lambda x: torch.where(x > 0, x.clamp(min=1e-3).log(), x), one())),
+    Truth(
+        "cross entropy over one class",
+        of(lambda x: F.cross_entropy(x, torch.zeros(3, dtype=torch.int64)), draw(3, 1)),
+    ),
+    Truth(
+        "where with a branch that is infinite",
+        of(lambda x: torch.where(x > 0, x.clamp(min=1e-3).log(), x), one()),
+    ),
 )

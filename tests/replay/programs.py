@@ -214,7 +214,9 @@ def run_program(program: Sequence[Instruction], x: Tensor) -> Tensor:
             registers.append(VALUES[step.name](registers[a], registers[b], step.p, step.q))
         elif not _overlaps(registers[a]):
             target, other = registers[a], registers[b]
-            if not target.requires_grad and any(_same_memory(target, r) and r.requires_grad for r in registers):
+            if not target.requires_grad and any(
+                _same_memory(target, r) and r.requires_grad for r in registers
+            ):
                 # Two histories in one memory: what is written through a detached twin stays untracked.
                 other = other.detach()
             if _same_memory(target, other) and not _same_window(target, other):
@@ -223,6 +225,8 @@ def run_program(program: Sequence[Instruction], x: Tensor) -> Tensor:
             WRITES[step.name](target, other, step.p, step.q)
     total = registers[0].sum()
     for number, register in enumerate(registers[1:]):
-        weights = torch.linspace(0.5, 1.5 + number, max(register.numel(), 1), dtype=x.dtype)[: register.numel()]
+        weights = torch.linspace(0.5, 1.5 + number, max(register.numel(), 1), dtype=x.dtype)[
+            : register.numel()
+        ]
         total = total + (register.sin() * weights.reshape(register.shape)).sum()
     return total

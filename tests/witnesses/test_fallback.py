@@ -55,7 +55,7 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return remove
 
 
-def leaf(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+def leaf(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 11) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache, wraps
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-BLOCK_BYTES = 1 << 19
+BLOCK_BYTES = 1 << 21
 """Bytes of input that are taken through all steps of a kernel at once."""
 
 
@@ -55,17 +57,33 @@ def kept(part: tuple[slice, ...], reduced: tuple[int, ...]) -> tuple[slice, ...]
     return tuple(slice(None) if i in reduced else s for i, s in enumerate(part))
 
 
-class Scratch:
-    """Room for temporaries, allocated when first asked for and used again: fresh memory costs page faults."""
+class _Room(threading.local):
+    """Memory for temporaries of one thread, kept between calls: fresh memory costs more page faults than work."""
 
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        self.dtype, self.buffer = dtype, np.empty(0, dtype=dtype)
+    def __init__(self) -> None:
+        self.buffers: dict[int, Array] = {}
+
+
+_ROOM = _Room()
+
+
+class Scratch:
+    """Temporaries of parts of an array. What it returned is overwritten by the next call with the same ``slot``.
+
+    A kernel that needs two at a time takes two slots, and hands none of them out.
+    """
+
+    def __init__(self, dtype: np.dtype[Any], slot: int = 0) -> None:
+        self.dtype, self.slot = dtype, slot
 
     def __call__(self, shape: tuple[int, ...]) -> Array:
-        size = math.prod(shape)
-        if self.buffer.size < size:
-            self.buffer = np.empty(size, dtype=self.dtype)
-        return self.buffer[:size].reshape(shape)
+        size = math.prod(shape) * self.dtype.itemsize
+        if size > BLOCK_BYTES:  # one slice alone is larger than a part should be: not worth keeping
+            return np.empty(shape, dtype=self.dtype)
+        buffer = _ROOM.buffers.get(self.slot)
+        if buffer is None:
+            buffer = _ROOM.buffers[self.slot] = np.empty(BLOCK_BYTES, dtype=np.uint8)
+        return buffer[:size].view(self.dtype).reshape(shape)
 
 
 LONG = 64
@@ -90,6 +108,29 @@ def unbuffered(inner: int) -> Iterator[None]:
         np.setbufsize(before)
 
 
+@lru_cache(maxsize=64)
+def _ones(n: int, dtype: np.dtype[Any]) -> Array:
+    made = np.ones(n, dtype=dtype)
+    made.flags.writeable = False  # everybody's
+    return made
+
+
+@lru_cache(maxsize=256)
+def _row_length(n: int) -> int:
+    """The longest divisor of ``n`` for which the vector of ones stays in the first-level cache; else ``n``."""
+    return next((n // d for d in range(1, n // LONG + 1) if n % d == 0 and n // d <= 1024), n)
+
+
+def _row_sums(a: Array) -> Array:
+    """Sums over the last axis."""
+    n = a.shape[-1]
+    if not a.flags.c_contiguous:
+        return np.asarray(np.matmul(a, _ones(n, a.dtype)))
+    length = _row_length(n)
+    sums = np.matmul(a.reshape(a.size // length if length else 0, length), _ones(length, a.dtype))
+    return np.asarray((sums if length == n else sums.reshape(-1, n // length).sum(1)).reshape(a.shape[:-1]))
+
+
 def total(a: Array, reduced: tuple[int, ...]) -> Array:
     """The sum over the ``reduced`` axes, kept with length one, of an array in :func:`merged` form.
 
@@ -98,11 +139,10 @@ def total(a: Array, reduced: tuple[int, ...]) -> Array:
     last = a.ndim - 1
     if not reduced or reduced[-1] < last - 1 or a.dtype.kind not in "fc" or a.itemsize < 4:
         return np.asarray(np.sum(a, axis=reduced, keepdims=True))
-    ones = np.ones(a.shape[reduced[-1]], dtype=a.dtype)
     if reduced[-1] == last:
-        sums = np.expand_dims(np.matmul(a, ones), last)
+        sums = _row_sums(a)[..., np.newaxis]
     else:  # the last axis is kept, the one before it is not
-        sums = np.expand_dims(np.matmul(ones, a), last - 1)
+        sums = np.matmul(_ones(a.shape[last - 1], a.dtype), a)[..., np.newaxis, :]
     return np.asarray(np.sum(sums, axis=reduced[:-1], keepdims=True) if len(reduced) > 1 else sums)
 
 
@@ -128,3 +168,19 @@ def weighted_total(a: Array, weight: Array, reduced: tuple[int, ...]) -> Array:
         if rest == (last - 1,):
             return np.asarray(np.matmul(weight.ravel(), a)[..., np.newaxis, :])
     return np.asarray(np.sum(a * weight, axis=rest, keepdims=True))
+
+
+def widened(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """The kernel, computed in single precision where an array is of half: sums of halves overflow and round early."""
+
+    @wraps(kernel)
+    def run(*args: Any, **static: Any) -> Any:
+        arrays = args[0] if isinstance(args[0], list) else args
+        dtype = np.result_type(*arrays)
+        if dtype.itemsize > 2:
+            return kernel(*args, **static)
+        wide = [a.astype(np.float32) for a in arrays]
+        out = kernel(wide, **static) if isinstance(args[0], list) else kernel(*wide, **static)
+        return tuple(o.astype(dtype) for o in out) if isinstance(out, tuple) else out.astype(dtype)
+
+    return run

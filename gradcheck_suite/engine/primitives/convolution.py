@@ -22,7 +22,7 @@ from numpy.lib.stride_tricks import as_strided
 from ..primitive import primitive
 from ..registry import derived
 from ..tensor import Tensor
-from .arithmetic import conj
+from .complex_parts import conj
 
 Array = npt.NDArray[Any]
 PerAxis = int | Sequence[int]
@@ -55,6 +55,20 @@ class Geometry(NamedTuple):
     def pointwise(self) -> bool:
         """True where a window is one element and no padding is seen: the convolution is a matrix product."""
         return math.prod(self.kernel) == 1 and not any(lo or hi for lo, hi in self.padding)
+
+    def group_parts(self, itemsize: int) -> list[tuple[Geometry, slice, slice]]:
+        """The convolution as several of fewer groups, whose windows of one sample fit the cache; each with its
+        channels and its filters."""
+        per_group = self.rows * math.prod(self.out) * itemsize
+        step = max(1, COLUMN_BYTES // max(per_group, 1))
+        channels, filters = self.channels // self.groups, self.filters // self.groups
+        parts = []
+        for start in range(0, self.groups, step):
+            groups = min(step, self.groups - start)
+            of_x, of_y = (slice(start * n, (start + groups) * n) for n in (channels, filters))
+            part = self._replace(channels=groups * channels, filters=groups * filters, groups=groups)
+            parts.append((part, of_x, of_y))
+        return parts
 
     def chunk(self, itemsize: int) -> int:
         """Number of samples per window matrix."""
@@ -206,8 +220,15 @@ def _forward(x: Array, w: Array, geo: Geometry) -> Array:
     if geo.pointwise:
         pixels = _crop(x, geo).reshape(geo.batch, geo.groups, geo.rows, -1)
         return np.asarray(np.matmul(matrix, pixels).reshape(shape))
-    columns = _Columns(_padded(x, geo), geo)
     out = np.empty(shape, dtype=dtype)
+    for part, of_x, of_y in geo.group_parts(dtype.itemsize):
+        _forward_into(out[:, of_y], x[:, of_x], w[of_y], part)
+    return out
+
+
+def _forward_into(out: Array, x: Array, w: Array, geo: Geometry) -> None:
+    matrix = w.reshape(geo.groups, geo.filters // geo.groups, geo.rows)
+    columns = _Columns(_padded(x, geo), geo)
     for start in range(0, geo.batch, columns.size):
         stop = min(start + columns.size, geo.batch)
         if stop - start == 1:  # the product is the answer: no transposition
@@ -218,7 +239,6 @@ def _forward(x: Array, w: Array, geo: Geometry) -> Array:
             )
         else:
             _unfold_into(out[start:stop], np.matmul(matrix, columns(start, stop)))
-    return out
 
 
 def _weight_gradient(x: Array, g: Array, geo: Geometry) -> Array:
@@ -227,15 +247,17 @@ def _weight_gradient(x: Array, g: Array, geo: Geometry) -> Array:
     shape = (geo.filters, geo.channels // geo.groups, *geo.kernel)
     if g.size == 0 or geo.rows == 0:
         return np.zeros(shape, dtype=dtype)
-    total = np.zeros((geo.groups, geo.filters // geo.groups, geo.rows), dtype=dtype)
     if geo.pointwise:
         pixels = _fold(_crop(x, geo), geo.groups)
         return np.asarray(np.matmul(_fold(g, geo.groups), pixels.swapaxes(1, 2)).reshape(shape))
-    columns = _Columns(_padded(x, geo), geo)
-    for start in range(0, geo.batch, columns.size):
-        stop = min(start + columns.size, geo.batch)
-        total += np.matmul(_fold(g[start:stop], geo.groups), columns(start, stop).swapaxes(1, 2))
-    return total.reshape(shape)
+    total = np.zeros(shape, dtype=dtype)
+    for part, of_x, of_y in geo.group_parts(dtype.itemsize):
+        sums = total[of_y].reshape(part.groups, -1, part.rows)
+        columns = _Columns(_padded(x[:, of_x], part), part)
+        for start in range(0, geo.batch, columns.size):
+            stop = min(start + columns.size, geo.batch)
+            sums += np.matmul(_fold(g[start:stop, of_y], part.groups), columns(start, stop).swapaxes(1, 2))
+    return total
 
 
 def _input_gradient(g: Array, w: Array, geo: Geometry) -> Array:

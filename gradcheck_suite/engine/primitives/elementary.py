@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from ..primitive import Primitive, primitive
 from ..tensor import Tensor
-from .arithmetic import add, bar, divide, multiply, negative, reciprocal, selected, square, subtract
+from .arithmetic import add, divide, multiply, negative, reciprocal, square, subtract
+from .complex_parts import bar
+from .selection import selected
 
 Array = NDArray[Any]
 LN2, LN10 = math.log(2.0), math.log(10.0)

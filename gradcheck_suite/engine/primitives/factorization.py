@@ -19,7 +19,8 @@ from ..errors import NotDifferentiableError
 from ..primitive import primitive
 from ..registry import derived
 from ..tensor import Tensor
-from .arithmetic import conj, imag, make_complex, multiply, real
+from .arithmetic import multiply
+from .complex_parts import conj, imag, make_complex, real
 from .indexing import getitem
 from .linalg import _column, _diag, _h, _row, adjoint, rectangular_samples, solve, solve_triangular
 from .matmul import matmul

@@ -16,7 +16,8 @@ import scipy.fft
 from ..primitive import primitive
 from ..registry import derived
 from ..tensor import Tensor
-from .arithmetic import conj, multiply
+from .arithmetic import multiply
+from .complex_parts import conj
 from .indexing import getitem
 from .shape import pad
 

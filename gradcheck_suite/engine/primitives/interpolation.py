@@ -36,9 +36,38 @@ def _axis_matrix_samples(draw: Any) -> list[tuple[tuple[Any, ...], dict[str, Any
 
 @primitive(samples=_axis_matrix_samples)
 def axis_matrix(x: Array, *, matrix: Array, axis: int) -> Array:
-    """The real constant ``matrix`` (out, in) applied along ``axis`` of ``x``, which has ``in`` elements there."""
+    """The real constant ``matrix`` (out, in) applied along ``axis`` of ``x``, which has ``in`` elements there.
+
+    A zero of the matrix means that an element is not used: NaN and infinity reach only what they are part of.
+    """
     axis %= x.ndim
     matrix = matrix.astype(x.real.dtype, copy=False)
+    result = _applied(x, matrix, axis)
+    if np.isfinite(result).all() or np.isfinite(x).all():
+        return result
+    finite = np.isfinite(x)
+    reached = _applied((~finite).astype(np.float64), (matrix != 0).astype(np.float64), axis) > 0
+    return np.where(
+        reached, _touched(x, matrix, axis), _applied(np.where(finite, x, 0), matrix, axis)
+    ).astype(x.dtype)
+
+
+def _touched(x: Array, matrix: Array, axis: int) -> Array:
+    """NaN, or the infinity where only infinities of one sign are part of an element; real ``x``, else NaN."""
+    if x.dtype.kind == "c":
+        return np.full((*x.shape[:axis], matrix.shape[0], *x.shape[axis + 1 :]), np.nan)
+    use = np.sign(matrix)
+
+    def reached_by(which: Array, sign: float) -> Array:
+        return _applied(which.astype(np.float64), (use == sign).astype(np.float64), axis) > 0
+
+    up = reached_by(x == np.inf, 1.0) | reached_by(x == -np.inf, -1.0)
+    down = reached_by(x == -np.inf, 1.0) | reached_by(x == np.inf, -1.0)
+    unknown = reached_by(np.isnan(x), 1.0) | reached_by(np.isnan(x), -1.0) | (up & down)
+    return np.where(unknown, np.nan, np.where(up, np.inf, -np.inf))
+
+
+def _applied(x: Array, matrix: Array, axis: int) -> Array:
     shape = (*x.shape[:axis], matrix.shape[0], *x.shape[axis + 1 :])
     if x.size == 0 or math.prod(shape) == 0:
         return np.zeros(shape, dtype=x.dtype)

@@ -15,7 +15,8 @@ import scipy.linalg
 from ..primitive import primitive
 from ..registry import derived
 from ..tensor import Tensor
-from .arithmetic import conj, imag, make_complex, multiply, real
+from .arithmetic import multiply
+from .complex_parts import conj, imag, make_complex, real
 from .indexing import getitem
 from .matmul import matmul
 from .reduction import sum as sum_over

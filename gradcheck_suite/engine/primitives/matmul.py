@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from ..primitive import primitive
 from ..registry import derived
 from ..tensor import Tensor
-from .arithmetic import bar, multiply
+from .arithmetic import multiply
+from .complex_parts import bar
 from .reduction import sum as sum_over
 from .shape import diagonal, expand_dims, reshape, squeeze, swapaxes, transpose
 

@@ -335,14 +335,18 @@ def avg_pool(
 
 
 @derived
-def adaptive_avg_pool(x: Tensor, *, output_size: PerAxis) -> Tensor:
+def adaptive_avg_pool(x: Tensor, *, output_size: PerAxis) -> Any:
     """Mean of ``output_size`` intervals per spatial axis of ``x`` (batch, channels, *spatial).
 
     Interval i spans floor(i n / out) to ceil((i + 1) n / out).
     """
-    n = x.ndim - 2
+    sizes = per_axis(output_size, x.ndim - 2, "output_size")
+    if len(sizes) > 1 and all(size == 1 for size in sizes):  # one interval, whatever the number of axes
+        plane = math.prod(x.shape[2:])
+        flat = axis_matrix(x.reshape(*x.shape[:2], plane), matrix=np.full((1, plane), 1 / plane), axis=2)
+        return flat.reshape(*x.shape[:2], *sizes)
     spatial = tuple(x.shape[2:])
-    for axis, out in reversed(list(enumerate(per_axis(output_size, n, "output_size")))):
+    for axis, out in reversed(list(enumerate(sizes))):
         starts, stops = adaptive_intervals(spatial[axis], out)
         column = np.arange(spatial[axis])
         inside = (column >= starts[:, None]) & (column < stops[:, None])

@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from ..primitive import primitive
 from ..registry import derived
 from ..tensor import Tensor
-from .arithmetic import _over, absolute, add, bar, divide, multiply, power, real, selected, sgn, subtract
+from .arithmetic import _over, add, divide, multiply, power, subtract
+from .complex_parts import bar, real
 from .elementary import exp
 from .indexing import getitem
+from .magnitude import absolute, sgn
+from .selection import selected
 from .shape import axes_tuple, broadcast_to, concatenate, element_count, flip, reshape, transpose
 
 Array = NDArray[Any]

@@ -17,8 +17,9 @@ import scipy.special
 from ..primitive import Primitive, primitive
 from ..registry import derived
 from ..tensor import Tensor
-from .arithmetic import add, divide, multiply, square, where
+from .arithmetic import add, divide, multiply, square
 from .elementary import exp, log, log1p
+from .selection import where
 
 Array = npt.NDArray[Any]
 Samples = list[Any]

@@ -25,8 +25,9 @@ from ._blocks import (
     total_of_products,
     unbuffered,
     weighted_total,
+    widened,
 )
-from .arithmetic import conj
+from .complex_parts import conj
 from .reduction import mean as mean_over
 from .shape import broadcast_to
 
@@ -49,6 +50,7 @@ def _standardize_samples(draw: Any) -> Samples:
 
 
 @primitive(samples=_standardize_samples)
+@widened
 def standardize(x: Array, *, axes: int | Sequence[int], eps: float) -> tuple[Array, Array, Array]:
     """(x - mean) * rstd over ``axes``, with the mean and rstd = 1 / sqrt(biased variance + eps).
 
@@ -61,10 +63,9 @@ def standardize(x: Array, *, axes: int | Sequence[int], eps: float) -> tuple[Arr
     scratch = Scratch(x.dtype)
     with unbuffered(shape[-1]):
         for part in blocks(shape, where, x.itemsize):
-            mean[part] = total(values[part], where) / count
-            centred = np.subtract(values[part], mean[part], out=normal[part])
-            rstd[part] = _rstd(centred, where, count, eps, scratch)
-            centred *= rstd[part]
+            block = normal[part]
+            mean[part], rstd[part] = _centre(values[part], block, where, count, eps, scratch)
+            block *= rstd[part]
     statistics = kept_shape(x.shape, reduced)
     return normal.reshape(x.shape), mean.reshape(statistics), rstd.reshape(statistics)
 
@@ -74,7 +75,27 @@ def _rstd(centred: Array, where: tuple[int, ...], count: int, eps: float, scratc
     return np.asarray(1 / np.sqrt(squares / count + centred.dtype.type(eps)))
 
 
+def _centre(
+    x: Array, out: Array, where: tuple[int, ...], count: int, eps: float, scratch: Scratch
+) -> tuple[Array, Array]:
+    """The mean, and rstd; ``x - mean`` in ``out``.
+
+    Next to a large mean, the rounding of its sum leaves the centred values with a mean of their own. It is taken off:
+    values that are all equal give zero.
+    """
+    mean = total(x, where) / count
+    np.subtract(x, mean, out=out)
+    rstd = _rstd(out, where, count, eps, scratch)
+    if np.any(np.abs(mean) * rstd > 4):
+        left = total(out, where) / count
+        mean += left
+        out -= left
+        rstd = _rstd(out, where, count, eps, scratch)
+    return mean, rstd
+
+
 @primitive(samples=_standardize_samples)
+@widened
 def scale_to_unit(x: Array, *, axes: int | Sequence[int], eps: float) -> tuple[Array, Array]:
     """x * r and r = 1 / sqrt(mean(x²) + eps) over ``axes``, which ``r`` keeps with length one."""
     reduced = positive_axes(axes, x.ndim)
@@ -97,6 +118,7 @@ def _standardize_gradient_samples(draw: Any) -> Samples:
 
 
 @primitive(samples=_standardize_gradient_samples)
+@widened
 def standardize_gradient(
     g: Array, normal: Array, rstd: Array, *, axes: int | Sequence[int], center: bool = True
 ) -> Array:
@@ -239,6 +261,7 @@ def _aligned(small: Array, shape: tuple[int, ...]) -> tuple[Array, tuple[int, ..
 
 
 @primitive(samples=_products_samples)
+@widened
 def sum_of_products(a: Array, b: Array, *, shape: Sequence[int]) -> Array:
     """The sum of ``a * b`` (equal shapes) over the axes that broadcasting from ``shape`` would add or stretch."""
     form, where = merged(a.shape, _stretched(a.shape, shape))
@@ -251,13 +274,6 @@ def sum_of_products(a: Array, b: Array, *, shape: Sequence[int]) -> Array:
     return sums.reshape(tuple(shape))
 
 
-sum_of_products.vjp(
-    a=lambda g, out, a, b, *, shape: rescale(conj(b), g),
-    b=lambda g, out, a, b, *, shape: rescale(conj(a), g),
-)
-sum_of_products.jvp(a="linear", b="linear")
-
-
 @primitive(
     samples=lambda draw: [
         ((draw.real(3, 4),), {"shape": (4,)}),
@@ -266,6 +282,7 @@ sum_of_products.jvp(a="linear", b="linear")
         ((draw.real(0, 3),), {"shape": (3,)}),
     ]
 )
+@widened
 def sum_to_shape(x: Array, *, shape: Sequence[int]) -> Array:
     """The sum of ``x`` over the axes that broadcasting from ``shape`` would add or stretch."""
     form, where = merged(x.shape, _stretched(x.shape, shape))
@@ -291,6 +308,11 @@ def rescale(x: Array, scale: Array) -> Array:
         return np.multiply(x.reshape(form), scale).reshape(x.shape)
 
 
+sum_of_products.vjp(
+    a=lambda g, out, a, b, *, shape: rescale(conj(b), g),
+    b=lambda g, out, a, b, *, shape: rescale(conj(a), g),
+)
+sum_of_products.jvp(a="linear", b="linear")
 rescale.vjp(
     x=lambda g, out, x, scale: rescale(g, conj(scale)),
     scale=lambda g, out, x, scale: sum_of_products(g, conj(x), shape=scale.shape),
@@ -361,9 +383,14 @@ class _Form(NamedTuple):
         return kept_shape(self.shape, self.stretched)
 
     @property
+    def common(self) -> tuple[int, ...]:
+        """The axes that both the statistics and the gradients of scale and shift sum over."""
+        return tuple(i for i in self.reduced if i in self.stretched)
+
+    @property
     def constant(self) -> bool:
         """Whether the scale is one number for all that is standardised together."""
-        return all(i in self.stretched for i in self.reduced)
+        return self.common == self.reduced
 
 
 def _form(shape: tuple[int, ...], axes: int | Sequence[int], small: Sequence[int]) -> _Form:
@@ -382,6 +409,7 @@ def _form(shape: tuple[int, ...], axes: int | Sequence[int], small: Sequence[int
 
 
 @primitive(samples=_normalize_samples, sequence="operands")
+@widened
 def normalize(operands: list[Array], *, axes: int | Sequence[int], eps: float) -> tuple[Array, Array, Array]:
     """:func:`standardize` and then :func:`scale_shift` of ``operands`` = x, scale, shift (one shape for both).
 
@@ -397,9 +425,7 @@ def normalize(operands: list[Array], *, axes: int | Sequence[int], eps: float) -
     with unbuffered(form.shape[-1]):
         for part in blocks(form.shape, form.reduced, result.itemsize):
             row, column, block = kept(part, form.reduced), kept(part, form.stretched), result[part]
-            mean[row] = total(values[part], form.reduced) / count
-            np.subtract(values[part], mean[row], out=block)
-            rstd[row] = _rstd(block, form.reduced, count, eps, scratch)
+            mean[row], rstd[row] = _centre(values[part], block, form.reduced, count, eps, scratch)
             if form.constant:
                 block *= rstd[row] * gain[column]
             else:
@@ -426,6 +452,7 @@ def _normalize_gradients_samples(draw: Any) -> Samples:
 
 
 @primitive(samples=_normalize_gradients_samples, sequence="operands")
+@widened
 def normalize_gradients(operands: list[Array], *, axes: int | Sequence[int]) -> tuple[Array, Array, Array]:
     """The gradients of :func:`normalize` in x, scale and shift; ``operands`` = g, x, mean, rstd, scale.
 
@@ -441,7 +468,7 @@ def normalize_gradients(operands: list[Array], *, axes: int | Sequence[int]) -> 
         scale.reshape(form.scales()),
     )
     by_scale, by_shift = (np.zeros(form.scales(), dtype) for _ in range(2))
-    scratch, first = Scratch(dtype), Scratch(dtype)
+    scratch, first = Scratch(dtype), Scratch(dtype, slot=1)
     with unbuffered(form.shape[-1]):
         for part in blocks(form.shape, form.reduced, dtype.itemsize):
             row, column, block, h = (
@@ -452,12 +479,16 @@ def normalize_gradients(operands: list[Array], *, axes: int | Sequence[int]) -> 
             )
             r, w = rstd[row], gain[column]
             centred = np.subtract(values[part], mean[row], out=first(h.shape))
-            product = np.multiply(h, centred, out=scratch(h.shape))
-            by_scale[column] += weighted_total(product, r, form.stretched)
-            by_shift[column] += total(h, form.stretched)
+            if form.common:
+                products = total_of_products(h, centred, form.common, scratch(h.shape))
+                h_sums = total(h, form.common)
+            else:
+                products, h_sums = np.multiply(h, centred, out=scratch(h.shape)), h
+            by_scale[column] += weighted_total(products, r, form.stretched)
+            by_shift[column] += total(h_sums, form.stretched)
             # r (s - a - c b) with c the centred values
-            a = weighted_total(h, w, form.reduced) / count
-            b = weighted_total(product, w, form.reduced) * (r * r) / count
+            a = weighted_total(h_sums, w, form.reduced) / count
+            b = weighted_total(products, w, form.reduced) * (r * r) / count
             if form.constant:
                 np.multiply(h, w * r, out=block)
                 centred *= b * r

@@ -1,0 +1,261 @@
+"""The hazards of one session: joins what happens (backwards, steps, zeroing, writes) with what is known about it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..capture.graph import walk
+from ..capture.modules import ModuleStack
+from ..evidence import Finding, Location
+from ..rules.non_leaf_grad import NonLeafGrad
+from ..wording import relative_path
+from .calls import DirectCalls
+from .collector import Collector
+from .contributions import Contributions, Leaf, Moment, Token
+from .graphs import BackwardRun, Graphs
+from .names import Names
+from .recorder import WatchingRecorder
+from .steps import Steps
+
+__all__ = ["Hazards", "Observation"]
+
+_BACKWARDS = frozenset({"backward", "grad"})
+_NON_LEAF = "The .grad attribute of a Tensor that is not a leaf"
+_PREFIX = "gradcheck: "
+_COMPACT_EVERY = 32
+
+
+@dataclass(eq=False, slots=True)
+class Observation:
+    """A backward that is running, as the hazards see it."""
+
+    run: BackwardRun
+    nodes: Sequence[Any]
+    roots: Sequence[torch.Tensor]
+    token: Token
+    create_graph: bool
+    retained_by_user: bool
+    stepped_inside: bool = False
+
+
+class Hazards:
+    """Watches for the mistakes that the rules of groups 2, 3, 4, 5 and 7 describe."""
+
+    def __init__(self, modules: ModuleStack, names: Names) -> None:
+        self._modules = modules
+        self._findings = Collector()
+        self._contributions = Contributions()
+        self.recorder = WatchingRecorder(modules, self)
+        self._steps = Steps(self._contributions, self._findings, self.recorder.sources, names)
+        self._calls = DirectCalls(modules, self.recorder.sources, self._findings)
+        self._graphs = Graphs(self.recorder, self._findings)
+        self._running: list[Observation] = []
+        self._backwards = 0
+        self._following = False
+        self._off = False
+
+    def give_up(self) -> None:
+        """After a fault of our own: say nothing more, rather than something wrong."""
+        self._off = True
+        self._following = False
+
+    @property
+    def _blind(self) -> bool:
+        # Where writes cannot be seen, a gradient that was zeroed in place would look stale.
+        return self._off or self.recorder.broken is not None
+
+    # -- backwards -----------------------------------------------------------------------------------------------
+
+    def before_backward(
+        self, outputs: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Observation | None:
+        """A backward begins; None when nothing can be said about it."""
+        if self._blind:
+            return None
+        roots = [o for o in outputs if isinstance(o, torch.Tensor)]
+        nodes = walk([o.grad_fn if isinstance(o, torch.Tensor) else o.node for o in outputs])
+        inputs = args[3] if len(args) > 3 and args[3] else ()
+        wanted = {id(t) for t in inputs if isinstance(t, torch.Tensor)}
+        leaves: list[torch.Tensor] = []
+        if kwargs.get("accumulate_grad", False):
+            reached = [node.variable for node in nodes if type(node).__name__ == "AccumulateGrad"]
+            reached += [root for root in roots if root.grad_fn is None]
+            leaves = [t for t in reached if not inputs or id(t) in wanted]
+        self._backwards += 1
+        location, _ = self.recorder.sources.find(1, look_for_function=False)
+        run = BackwardRun(self._backwards, location)
+        self._following = False
+        self._steps.backward_began()
+        self._updates_by_assignment(leaves)
+        create_graph = bool(args[2]) if len(args) > 2 else False
+        keep_graph = bool(args[1]) if len(args) > 1 else False
+        retained = keep_graph and not create_graph and _called_by_user(location)
+        observation = Observation(
+            run, nodes, roots, self._contributions.before_backward(leaves), create_graph, retained
+        )
+        self._graphs.before(run, nodes)
+        self._running.append(observation)
+        return observation
+
+    def after_backward(self, observation: Observation, error: BaseException | None) -> None:
+        """It has ended, or raised ``error``, which gets a note if a rule explains it."""
+        self._running.remove(observation)
+        if not self._running and observation.run.number % _COMPACT_EVERY == 0:
+            self.recorder.compact()
+        run = observation.run
+        if error is not None:
+            self._contributions.forget(observation.token)
+            if isinstance(error, RuntimeError) and not self._blind:
+                self._explain(error, observation)
+            return
+        moment = Moment(run.number, run.location, "backward")
+        if observation.stepped_inside:
+            self._contributions.forget(observation.token)
+        else:
+            reached = self._contributions.after_backward(
+                observation.token, moment, create_graph=observation.create_graph
+            )
+            self._steps.backward_ended(reached)
+        if observation.roots:
+            self._graphs.after(
+                run, observation.nodes, observation.roots[0], retained_by_user=observation.retained_by_user
+            )
+        self._following = self._contributions.has_gradients()
+
+    def _explain(self, error: RuntimeError, observation: Observation) -> None:
+        if any(note.startswith(_PREFIX) for note in getattr(error, "__notes__", ())):
+            return  # a backward inside this one has explained it
+        roots = [root.grad_fn for root in observation.roots if root.grad_fn is not None]
+        finding = self._graphs.explain(error, observation.run, observation.nodes, roots)
+        if finding is not None and sys.version_info >= (3, 11):
+            error.add_note(_as_note(finding))
+
+    # -- steps and zeroing ---------------------------------------------------------------------------------------
+
+    def before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """An optimizer begins to step."""
+        if self._blind:
+            return
+        for observation in self._running:
+            observation.stepped_inside = True
+        self._steps.before_step(optimizer, args, kwargs)
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """It has stepped."""
+        if not self._blind:
+            self._steps.after_step(optimizer)
+
+    def zeroing(self, owner: Any) -> Callable[[], None] | None:
+        """``owner.zero_grad()`` begins; call what is returned when it has ended."""
+        return None if self._blind else self._steps.zeroing(owner)
+
+    def warned(self, message: str, file: str, line: int) -> None:
+        """A warning is shown."""
+        if message.startswith(_NON_LEAF) and not self._blind:
+            location = Location(file, line)
+            self._findings.add(("GC505", location), self._backwards, lambda: NonLeafGrad.from_line(location))
+
+    # -- writes (see WriteListener) ------------------------------------------------------------------------------
+
+    def current_step(self) -> Location | None:
+        """Where the optimizer step that is running was called, if one is."""
+        return self._steps.location()
+
+    def in_step(self) -> bool:
+        """Whether an optimizer step is running."""
+        return self._steps.inside
+
+    def forward_runs(self, location: Location, path: str) -> None:
+        """An operation runs at a line of a method named ``forward``."""
+        self._calls.operation(location, path)
+
+    def follows_gradients(self) -> bool:
+        """Whether what is computed from gradients by hand is to be followed now."""
+        return self._following and not self._running and not self._steps.inside
+
+    def grad_memory(self, memory: int) -> bool:
+        """Whether some leaf's ``.grad`` lives there."""
+        return self._contributions.holder_of(memory) is not None
+
+    def wrote(self, op: str, target: torch.Tensor, memory: int, factor: Any, *, from_gradient: bool) -> None:
+        """See :class:`~gradcheck_suite.watching.recorder.WriteListener`."""
+        holder = self._contributions.holder_of(memory)
+        if holder is not None:
+            if not self._running or op in ("aten::zero_", "aten::_foreach_zero_", "aten::fill_"):
+                self._contributions.grad_written(holder, op, target, factor, self._moment_of_clearing)
+            return
+        owner = self._contributions.owner_of(memory)
+        if (
+            owner is not None
+            and not self._running
+            and not self._steps.written_in_step(owner)
+            and from_gradient
+        ):
+            self._update(owner, self.recorder.sources.find(1, look_for_function=False)[0])
+
+    def _moment_of_clearing(self) -> Moment:
+        return Moment(self._backwards, self.recorder.sources.find(1, look_for_function=False)[0], "zeroing")
+
+    def _update(self, leaf: Leaf, location: Location | None) -> None:
+        tensor = leaf.tensor()
+        if tensor is not None and self._contributions.of(tensor) is leaf:
+            self._steps.update_by_hand(leaf, tensor, location)
+
+    def _updates_by_assignment(self, leaves: Sequence[torch.Tensor]) -> None:
+        """``p.data = p.data - lr * p.grad`` gives a parameter other memory, which a gradient has flowed into."""
+        flow = self.recorder.flow
+        for tensor in leaves:
+            leaf = self._contributions.of(tensor)
+            if leaf is None or tensor.layout is not torch.strided:
+                continue
+            memory = tensor.untyped_storage()._cdata
+            if memory != leaf.own_memory and memory in flow:
+                self._steps.update_by_hand(leaf, tensor, flow.line_of(memory))
+
+    # -- what came of it -----------------------------------------------------------------------------------------
+
+    def findings(self) -> list[Finding]:
+        """What was found so far."""
+        if self._off:
+            return self._findings.findings()
+        return [
+            *self._findings.findings(),
+            *self._steps.findings(),
+            *self._steps.forgotten(list(self._modules._roots)),
+            *self._steps.unused(),
+            *self._graphs.findings(),
+        ]
+
+
+def _called_by_user(location: Location | None) -> bool:
+    """Whether the innermost caller of ``backward`` or ``grad`` is the user, and not a function of a library."""
+    if location is None or "site-packages" in location.file:
+        return False
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename != torch.autograd.__file__:
+        frame = frame.f_back  # type: ignore[assignment]
+    while (
+        frame is not None and frame.f_code.co_name in _BACKWARDS and frame.f_code.co_filename in _TORCH_FILES
+    ):
+        frame = frame.f_back  # type: ignore[assignment]
+    return frame is not None and frame.f_code.co_filename == location.file
+
+
+_TORCH_FILES = frozenset({torch.autograd.__file__, sys.modules["torch._tensor"].__file__})
+
+
+def _as_note(finding: Finding) -> str:
+    lines = [f"{_PREFIX}{finding.code} {finding.rule}: {finding.message}"]
+    if finding.location is not None:
+        lines.append(f"  at {relative_path(finding.location.file)}:{finding.location.line}")
+    lines += [f"  {r.role} {relative_path(r.location.file)}:{r.location.line}" for r in finding.related]
+    if finding.hint:
+        lines.append(f"  hint: {finding.hint}")
+    return "\n".join(lines)

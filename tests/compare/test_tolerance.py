@@ -1,0 +1,137 @@
+"""How far two gradients may lie apart: what is granted, what is not, and what stays open."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gradcheck_suite.compare.tolerance import (
+    EPS,
+    HALF_SPREAD,
+    SPREAD,
+    ULPS,
+    accumulation,
+    coarsest_eps,
+    judge,
+)
+from gradcheck_suite.evidence import Array, Outcome
+
+RNG = np.random.default_rng(0)
+SOME = RNG.standard_normal((5, 7))
+
+
+def outcome(expected: Array, actual: Array | None, dtype: str = "float64", **more: object) -> Outcome:
+    return judge(expected, actual, dtype=dtype, **more)[0]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+def test_last_digits_agree_and_a_visible_factor_does_not(dtype: str) -> None:
+    eps = EPS[dtype]
+    assert outcome(SOME, SOME * (1 + eps), dtype) is Outcome.AGREE
+    granted = ULPS.get(dtype, 4.0) * eps
+    assert outcome(SOME, SOME * (1 + 0.9 * granted), dtype) is Outcome.AGREE
+    assert outcome(SOME, SOME * (1 + 1.1 * granted), dtype) is Outcome.DISAGREE
+
+
+@pytest.mark.parametrize("size", [10, 1_000, 1_000_000])
+def test_what_is_granted_does_not_grow_with_the_number_of_elements(size: int) -> None:
+    expected = np.ones(size)
+    actual = expected.copy()
+    actual[size // 2] += 1e-4
+    found, numbers = judge(expected, actual, dtype="float64")
+    assert found is Outcome.DISAGREE
+    assert (numbers.index, numbers.differing, numbers.elements) == ((size // 2,), 1, size)
+    assert numbers.error == pytest.approx(1e-4)
+    assert numbers.tolerance < 1e-12
+
+
+def test_rounding_is_relative_to_the_scale_of_the_tensor() -> None:
+    expected = np.array([1.0, 1e-12])
+    assert outcome(expected, np.array([1.0, 2e-12]), "float32") is Outcome.AGREE
+    assert outcome(expected * [0, 1], np.array([0.0, 2e-12]), "float32") is Outcome.DISAGREE
+
+
+def test_noise_is_measured_only_where_it_is_needed() -> None:
+    asked = []
+
+    def noise() -> Array:
+        asked.append(1)
+        return np.full(SOME.shape, 1e-3)
+
+    assert outcome(SOME, SOME, noise=noise) is Outcome.AGREE
+    assert not asked
+    assert outcome(SOME, SOME + 0.9 * SPREAD * 1e-3, noise=noise) is Outcome.AGREE
+    assert outcome(SOME, SOME + 1.1 * SPREAD * 1e-3, noise=noise) is Outcome.DISAGREE
+    assert len(asked) == 2
+
+
+def test_half_precision_is_granted_less_of_its_noise() -> None:
+    noise = lambda: np.full(SOME.shape, 1e-2)
+    room = 4 * EPS["bfloat16"] * np.abs(SOME).max()
+    assert outcome(SOME, SOME + room + 0.9 * HALF_SPREAD * 1e-2, "bfloat16", noise=noise) is Outcome.AGREE
+    assert outcome(SOME, SOME + room + 1.1 * HALF_SPREAD * 1e-2, "bfloat16", noise=noise) is Outcome.DISAGREE
+
+
+def test_noise_that_is_not_finite_grants_everything() -> None:
+    assert outcome(SOME, SOME * 2, noise=lambda: np.full(SOME.shape, np.nan)) is Outcome.AGREE
+
+
+def test_none_is_right_for_zeros_only() -> None:
+    assert outcome(np.zeros((2, 3)), None) is Outcome.AGREE
+    assert outcome(SOME, None) is Outcome.DISAGREE
+
+
+def test_another_shape_is_a_disagreement_that_says_so() -> None:
+    found, numbers = judge(SOME, SOME.T, dtype="float64")
+    assert found is Outcome.DISAGREE
+    assert numbers.pattern == "the shape is [7, 5] where [5, 7] is expected"
+
+
+def test_empty_gradients_agree() -> None:
+    assert outcome(np.zeros((0, 3)), np.zeros((0, 3))) is Outcome.AGREE
+
+
+NAN, INF = np.nan, np.inf
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "dtype", "result"),
+    [
+        ([1.0, NAN], [1.0, NAN], "float64", Outcome.AGREE),
+        ([1.0, INF], [1.0, INF], "float64", Outcome.AGREE),
+        ([1.0, INF], [1.0, -INF], "float64", Outcome.INCONCLUSIVE),
+        ([1.0, 2.0], [1.0, NAN], "float64", Outcome.DISAGREE),
+        ([1.0, 2.0], [1.0, INF], "float64", Outcome.DISAGREE),
+        ([1.0, NAN], [1.0, 2.0], "float64", Outcome.INCONCLUSIVE),
+        ([1.0, NAN], [1.1, 2.0], "float64", Outcome.DISAGREE),
+        ([1.0, 1e39], [1.0, INF], "float32", Outcome.AGREE),
+        ([1.0, 1e30], [1.0, INF], "float32", Outcome.DISAGREE),
+        ([1.0, 7e4], [1.0, INF], "float16", Outcome.AGREE),
+        ([1e-40], [0.0], "float32", Outcome.AGREE),
+        ([1e-30], [0.0], "float32", Outcome.DISAGREE),
+        ([1e-6], [0.0], "float16", Outcome.AGREE),
+    ],
+)
+def test_values_that_are_not_finite_or_flushed(
+    expected: list[float], actual: list[float], dtype: str, result: Outcome
+) -> None:
+    assert outcome(np.array(expected), np.array(actual), dtype) is result
+
+
+def test_complex_errors_are_distances() -> None:
+    expected = SOME + 1j * SOME[::-1]
+    assert outcome(expected, expected * (1 + 1e-15j), "complex128") is Outcome.AGREE
+    found, numbers = judge(expected, expected.conj(), dtype="complex128")
+    assert found is Outcome.DISAGREE
+    assert isinstance(numbers.expected, complex)
+
+
+def test_the_coarsest_dtype_decides() -> None:
+    assert coarsest_eps(["float64", "bfloat16", "float32", "int64"]) == (2.0**-7, "bfloat16")
+    assert coarsest_eps([]) == (2.0**-52, "float64")
+
+
+def test_room_for_sums_is_bounded() -> None:
+    assert accumulation(0) == 1.0
+    assert accumulation(64) == 2.0
+    assert accumulation(1e12) == accumulation(1e30) == 41.0
