@@ -182,7 +182,7 @@ class Spoiling:
         return int(torch.randint(below, (), generator=self.generator))
 
 
-Spoil = Callable[[Spoiling], "Tensor | None | NotApplicable"]
+Spoil = Callable[[Spoiling], "Tensor | NotApplicable | None"]
 
 
 class NotApplicable:

@@ -26,6 +26,18 @@ from .spread import measured_spread
 __all__ = ["LocalDifference", "LocalGradients", "Unexplained", "edge_groups", "execute", "local_gradients"]
 
 
+# Their meaning reads the recorded result beside the argument (the slope that was drawn is their quotient, the step their
+# difference), so it has the right value and the right slope where they were recorded, and nowhere else.
+_KNOWN_AT_ONE_POINT = frozenset(
+    {
+        "aten::rrelu_with_noise",
+        "aten::rrelu_with_noise_",
+        "aten::rrelu_with_noise_functional",
+        "aten::nextafter",
+    }
+)
+
+
 @dataclass
 class LocalGradients:
     """What a node should return.

@@ -36,18 +36,6 @@ _MOVES = frozenset(
 )
 
 
-# Their meaning reads the recorded result beside the argument (the slope that was drawn is their quotient, the step their
-# difference), so it has the right value and the right slope where they were recorded, and nowhere else.
-_KNOWN_AT_ONE_POINT = frozenset(
-    {
-        "aten::rrelu_with_noise",
-        "aten::rrelu_with_noise_",
-        "aten::rrelu_with_noise_functional",
-        "aten::nextafter",
-    }
-)
-
-
 def only_moves(node: NodeRecord) -> bool:
     """Whether a node differentiates one operation that only moves elements, in a dtype that NumPy moves as it is."""
     return (

@@ -16,7 +16,7 @@ from torch.autograd.graph import GradientEdge
 from ..capture.graph import GraphRecording
 from ..capture.hooks import noting_tensor_hooks
 from ..capture.modules import ModuleStack
-from ..capture.outputs import differentiable_outputs, random_projection
+from ..capture.outputs import differentiable_outputs, random_projection, unusual_seed
 from ..capture.recorder import Recorder
 from ..capture.values import TensorValue
 from ..errors import GradcheckError, InputError, ModelError, NothingToVerifyError
@@ -82,7 +82,7 @@ class ReverseRun:
         refs = node.outputs
         if not refs or all(ref is None for ref in refs):
             return None
-        generator = torch.Generator().manual_seed(seed + node.key)
+        generator = torch.Generator().manual_seed(unusual_seed(seed + node.key))
         cotangents: list[torch.Tensor | None] = []
         slots = max(len(node.cotangents), len(refs))
         for slot in range(slots):
