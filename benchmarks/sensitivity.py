@@ -411,7 +411,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.sensitivity", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--quick", action="store_true", help=f"{SEEDS_QUICK} seeds, every other decade; under a minute")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"{SEEDS_QUICK} seeds, every other decade; under a minute"
+    )
     parser.add_argument("--seeds", type=int, help=f"default: {SEEDS}")
     parser.add_argument("--only", metavar="MODEL", action="append", choices=model_names(), help="repeatable")
     options = parser.parse_args(arguments)

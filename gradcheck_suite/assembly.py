@@ -150,16 +150,17 @@ def node_findings(trace: Trace, checked: Checked) -> list[Finding]:
                 backward=function.backward if function is not None else None,
                 function_name=function.name if function is not None else "",
             )
-            defect = (
-                None
-                if function is not None
-                else known_defect(verdict.op, verdict.inputs, testimony.comparison)
-            )
+            names = [verdict.op] if function is None else [op.name for op in trace.nodes[key].ops]
+            defects = (known_defect(name, verdict.inputs, testimony.comparison) for name in names)
+            defect = next((d for d in defects if d is not None), None)
             if defect is not None:
+                whose = "a known defect of torch, not of your code"
+                if function is not None:
+                    whose = f"no less exact than torch's own gradient of {defect.op}, a known defect of torch"
                 finding = replace(
                     finding,
                     severity=Severity.WARNING,
-                    hint=f"a known defect of torch, not of your code: {defect.cause} (docs/known-torch-bugs.md)",
+                    hint=f"{whose}: {defect.cause} (docs/known-torch-bugs.md)",
                 )
             if function is None and testimony.comparison is not None:
                 position = _position(testimony)

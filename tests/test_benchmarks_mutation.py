@@ -15,7 +15,7 @@ from benchmarks import mutation, sensitivity
 from benchmarks.mutants import MUTATIONS, Mutant, Mutation, Subject, entry_names, subjects
 from gradcheck_suite.evidence import Finding, Location
 
-NAMES = ["add", "mul", "matmul", "cholesky"]
+NAMES = ["add", "mul", "matmul", "linalg_cholesky"]
 
 
 def subject(name: str, number: int = 0) -> Subject:
@@ -101,7 +101,11 @@ def test_the_selection_is_large_and_always_the_same() -> None:
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("round", "no more than rounding"), ("half", "double precision"), ("native_layer_norm", "not the slope")],
+    [
+        ("round", "no more than rounding"),
+        ("half", "double precision"),
+        ("native_layer_norm", "not the slope"),
+    ],
 )
 def test_what_the_rule_leaves_out_is_named(name: str, reason: str) -> None:
     ((_, samples, why),) = subjects([name])
@@ -120,9 +124,7 @@ def test_each_mutation_is_wrong_in_one_gradient(way: Mutation) -> None:
     ((_, samples, _),) = subjects(["addmm"])
     mutant = next(m for s in samples if (m := Mutant(s, way)).changes())
     right = mutant.subject.right
-    wrong = mutant.spoil(
-        right, [t.detach() for t in mutant.subject.tensors], mutant.subject.cotangents
-    )
+    wrong = mutant.spoil(right, [t.detach() for t in mutant.subject.tensors], mutant.subject.cotangents)
     (position,) = [i for i, (a, b) in enumerate(zip(right, wrong)) if a is not b]
     before, after = right[position], wrong[position]
     assert before is not None

@@ -102,7 +102,9 @@ def test_a_wrong_largest_element_is_found_and_a_right_one_is_not_accused(
 def test_batch_norm_over_few_values_is_not_accused_in_half_precision(dtype: torch.dtype) -> None:
     """Its backward cancels: the rounding is hundreds of units of the result, and the noise says so."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.LayerNorm(2)).to(dtype)
+    model = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.LayerNorm(2)).to(
+        dtype
+    )
     x = torch.randn(2, 3, 1, 2).to(dtype).requires_grad_()
     run = record_reverse(
         model, (x,), {}, named_leaves={**dict(model.named_parameters()), "x": x}, modules=[model]

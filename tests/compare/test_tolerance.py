@@ -66,10 +66,10 @@ def test_noise_is_measured_only_where_it_is_needed() -> None:
 
 
 def test_half_precision_is_granted_less_of_its_noise() -> None:
-    noise = lambda: np.full(SOME.shape, 1e-2)
-    room = 4 * EPS["bfloat16"] * np.abs(SOME).max()
-    assert outcome(SOME, SOME + room + 0.9 * HALF_SPREAD * 1e-2, "bfloat16", noise=noise) is Outcome.AGREE
-    assert outcome(SOME, SOME + room + 1.1 * HALF_SPREAD * 1e-2, "bfloat16", noise=noise) is Outcome.DISAGREE
+    noise = lambda: np.full(SOME.shape, 0.1)
+    assert HALF_SPREAD < SPREAD
+    assert outcome(SOME, SOME + 0.09 * HALF_SPREAD, "bfloat16", noise=noise) is Outcome.AGREE
+    assert outcome(SOME, SOME + 0.11 * HALF_SPREAD, "bfloat16", noise=noise) is Outcome.DISAGREE
 
 
 def test_noise_that_is_not_finite_grants_everything() -> None:

@@ -285,7 +285,8 @@ def one(*shape: int, dtype: torch.dtype = F64) -> Callable[[], tuple[Tensor, ...
 
 INDEX = torch.tensor([0, 2, 2, 1])
 
-# fmt: off  (a marker belongs to the line of its lie)
+# A marker belongs on the line of its lie.
+# fmt: off
 LIES = (
     Lie("a factor", lambda x: cube(x) * 2, one()),  # lie: a factor
     Lie("a sign", lambda x: negated(x) * 2, one()),  # lie: a sign
@@ -297,12 +298,8 @@ LIES = (
     Lie("softmax returns zeros", lambda x: zeros(x) * 2, one()),  # lie: softmax returns zeros
     Lie("zero where negative", lambda x: dead_half(x) * 2, one()),  # lie: zero where negative
     Lie("clamp lets all pass", lambda x: wide_clamp(x) * 2, one()),  # lie: clamp lets all pass
-    Lie(
-        "half precision inside", lambda x: low_precision(x) * 2, one(dtype=F32)
-    ),  # lie: half precision inside
-    Lie(
-        "one per cent in float32", lambda x: one_percent(x) * 2, one(dtype=F32)
-    ),  # lie: one per cent in float32
+    Lie("half precision inside", lambda x: low_precision(x) * 2, one(dtype=F32)),  # lie: half precision inside
+    Lie("one per cent in float32", lambda x: one_percent(x) * 2, one(dtype=F32)),  # lie: one per cent in float32
     Lie("a fifth in bfloat16", lambda x: a_fifth(x) * 2, one(200, dtype=BF16)),  # lie: a fifth in bfloat16
     Lie("square of the norm", lambda x: square_norm(x) * 2, one()),  # lie: square of the norm
     Lie("one power too few", lambda x: reciprocal(x) * 2, one()),  # lie: one power too few
@@ -324,22 +321,14 @@ LIES = (
     ),
     Lie("a mean without its size", lambda x: sum_not_mean(x) * 2, one()),  # lie: a mean without its size
     Lie("rolled the wrong way", lambda x: rolled(x) * 2, one()),  # lie: rolled the wrong way
-    Lie(
-        "last term of a cumulative sum", lambda x: last_forgotten(x) * 2, one()
-    ),  # lie: last term of a cumulative sum
+    Lie("last term of a cumulative sum", lambda x: last_forgotten(x) * 2, one()),  # lie: last term of a cumulative sum
     Lie("a term of a product", lambda a, b: bilinear(a, a.exp(), b) * 2, pair()),  # lie: a term of a product
-    Lie(
-        "mean for sum in log softmax", lambda x: log_softmax(x) * 2, one()
-    ),  # lie: mean for sum in log softmax
+    Lie("mean for sum in log softmax", lambda x: log_softmax(x) * 2, one()),  # lie: mean for sum in log softmax
     Lie("layer norm without its mean", lambda x: norm(x) * 2, one()),  # lie: layer norm without its mean
-    Lie(
-        "overwrites repeated rows", lambda x: Gather.apply(x, INDEX) * 2, one()
-    ),  # lie: overwrites repeated rows
+    Lie("overwrites repeated rows", lambda x: Gather.apply(x, INDEX) * 2, one()),  # lie: overwrites repeated rows
     Lie("one of two outputs", lambda x: sum(FirstOfTwo.apply(x)), one()),  # lie: one of two outputs
     Lie("setup_context", lambda x: NewStyle.apply(x, 3) * 2, one()),  # lie: setup_context
-    Lie(
-        "a forward without operations", lambda x: Untouched.apply(x * 1) * 2, one()
-    ),  # lie: a forward without operations
+    Lie("a forward without operations", lambda x: Untouched.apply(x * 1) * 2, one()),  # lie: a forward without operations
     Lie("in place", lambda x: Dirty.apply(x * 1) * 2, one()),  # lie: in place
     Lie("a Function in a Function", lambda x: Outer.apply(x) * 2, one()),  # lie: a Function in a Function
     Lie("writes into its grad_output", rude, one(), witness="sum"),
