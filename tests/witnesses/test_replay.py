@@ -53,7 +53,7 @@ def test_a_sensitive_model_is_given_the_room_that_it_needs(dtype: torch.dtype) -
     model = nn.Sequential(
         nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 8), nn.BatchNorm1d(8)
     ).to(dtype)
-    found = replay(model, draw(2, 4, dtype=dtype))
+    found = replay(model, draw(6, 4, dtype=dtype))
     assert Outcome.DISAGREE not in {t.outcome for t in found.gradients.values()}
 
 
