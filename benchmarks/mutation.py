@@ -6,8 +6,9 @@ Every entry of torch's operation database that the rule in ``benchmarks/mutants.
 whose backward is torch's own gradient, made wrong in one of the stated ways. One forward and backward is recorded and each
 node of it checked, without finite differences of the whole. A mutant counts only where the gradient that it really returned
 differs from torch's by more than rounding. It is *found* when there is a finding GC101, and *blamed* rightly when every such
-finding names the mutant's Function and the line that called it. Unmutated wraps must not be accused. The last line is one
-JSON object.
+finding names the mutant's Function and the line that called it. Unmutated wraps must not be accused. An error no larger than
+a known defect of torch's own gradient (docs/known-torch-bugs.md) is a warning, which is neither: such wraps are counted by
+themselves. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Judged:
         change: of the gradient, relative to its largest element.
         found: a finding GC101 at the severity of an error.
         blamed: all of them name the wrap's Function and its line.
+        warned: a finding GC101 below that severity: torch's own gradient is known to be this inexact.
         inconclusive: nothing was found, and the wrap's node stayed unverified.
         how: by what its node was verified.
         details: the findings or the reasons.
@@ -62,6 +64,7 @@ class Judged:
     change: float
     found: bool
     blamed: bool
+    warned: bool
     inconclusive: bool
     how: str
     details: str
@@ -75,6 +78,7 @@ class Summary:
     wraps: int = 0
     accused: list[Judged] = field(default_factory=list)
     wraps_inconclusive: list[Judged] = field(default_factory=list)
+    warned: list[Judged] = field(default_factory=list)
     mutants: Counter[str] = field(default_factory=Counter)
     found: Counter[str] = field(default_factory=Counter)
     blamed: Counter[str] = field(default_factory=Counter)
@@ -91,6 +95,8 @@ class Summary:
             self.how[judged.how or "inconclusive"] += 1
             if judged.found:
                 self.accused.append(judged)
+            elif judged.warned:
+                self.warned.append(judged)
             elif judged.inconclusive:
                 self.wraps_inconclusive.append(judged)
             return
@@ -116,7 +122,16 @@ def judge_mutant(mutant: Mutant) -> Judged:
         name = mutant.mutation.name if mutant.mutation is not None else ""
         change = 0.0 if mutant.mutation is None else float("inf")
         return Judged(
-            mutant.subject.name, name, mutant.subject.number, change, False, False, True, "", f"raised {text}"
+            name=mutant.subject.name,
+            mutation=name,
+            sample=mutant.subject.number,
+            change=change,
+            found=False,
+            blamed=False,
+            warned=False,
+            inconclusive=True,
+            how="",
+            details=f"raised {text}",
         )
 
 
@@ -133,14 +148,11 @@ def _judge(mutant: Mutant) -> Judged:
         for key, node in trace.nodes.items()
         if key > 0 and node.ran
     }
-    findings = [
-        finding
-        for finding in [
-            *node_findings(trace, checked),
-            *sum_findings(trace, check_sums(trace, trace.leaf_gradients)),
-        ]
-        if finding.code == "GC101" and finding.severity >= Severity.ERROR
+    sums = check_sums(trace, trace.leaf_gradients)
+    mismatches = [
+        f for f in [*node_findings(trace, checked), *sum_findings(trace, sums)] if f.code == "GC101"
     ]
+    findings = [f for f in mismatches if f.severity >= Severity.ERROR]
     own = next(v for k, (v, _) in checked.items() if _is_own(trace.nodes[k].function, mutant))
     inconclusive = not findings and any(t.outcome is Outcome.INCONCLUSIVE for t in own.testimonies)
     return Judged(
@@ -149,6 +161,7 @@ def _judge(mutant: Mutant) -> Judged:
         sample=subject.number,
         change=mutant.change,
         found=bool(findings),
+        warned=bool(mismatches) and not findings,
         blamed=bool(findings) and all(_blames(finding, mutant) for finding in findings),
         inconclusive=inconclusive,
         how=own.how,
@@ -239,6 +252,7 @@ def show(summary: Summary, console: Console, *, details: bool) -> None:
         ("missed", summary.missed),
         ("blamed wrongly", summary.misblamed),
         ("accused", summary.accused),
+        ("warned of a known defect of torch", summary.warned),
         ("wrap inconclusive", summary.wraps_inconclusive),
     ):
         for case in cases if details else cases[:12]:
@@ -268,6 +282,7 @@ def result(summary: Summary, *, quick: bool, seconds: float) -> dict[str, Any]:
         "inconclusive": sum(summary.inconclusive.values()),
         "wraps": summary.wraps,
         "accused": len(summary.accused),
+        "warned_of_known_defects": [j.name for j in summary.warned],
         "wraps_inconclusive": len(summary.wraps_inconclusive),
         "by_mutation": {
             m.name: {

@@ -185,3 +185,20 @@ def test_the_result_says_what_was_required() -> None:
     stream = io.StringIO()
     sensitivity.show(rates, Console(file=stream, width=150))
     assert "rejects a right gradient: MLP, float64: 1 of 3" in stream.getvalue()
+
+
+def test_a_known_defect_of_torch_is_counted_by_itself() -> None:
+    counted = mutation.measure(["nn_functional_hardsigmoid"])
+    assert not counted.accused
+    assert [j.name for j in counted.warned] == ["nn_functional_hardsigmoid"] * counted.wraps
+    assert sum(counted.found.values()) > 0
+
+
+def test_a_checker_that_raises_has_found_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("out of order")
+
+    monkeypatch.setattr(mutation, "check_node", broken)
+    judged = mutation.judge_mutant(Mutant(subject("mul"), named("sign")))
+    assert (judged.found, judged.inconclusive) == (False, True)
+    assert "out of order" in judged.details
