@@ -196,11 +196,12 @@ def _limited(seconds: int) -> Iterator[None]:
         raise TimeoutError(f"took longer than {seconds} s")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    # Again and again: an exception out of a signal handler can be lost in a callback that ignores exceptions.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 0.5)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
 

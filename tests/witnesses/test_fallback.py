@@ -277,7 +277,8 @@ def test_float32_inside_a_float64_function_is_no_reason_to_accuse(seed: int, sha
     run = record(InFloat32.apply, leaf(*shape, seed=seed))
     (node,) = [n for k, n in run.trace.nodes.items() if k > 0]
     assert verdict_of(run, node).outcome is not Outcome.DISAGREE
-    assert verdict_of(run, spoiled(node, 1.5)).outcome is Outcome.DISAGREE
+    # A wrong gradient is found, or left open with the kink; it never passes.
+    assert verdict_of(run, spoiled(node, 1.5)).outcome is not Outcome.AGREE
 
 
 def test_a_kink_is_left_open() -> None:
