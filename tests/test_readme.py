@@ -96,7 +96,7 @@ def test_the_output_is_what_the_example_prints() -> None:
 
 def test_twin_a_changed_value_is_seen() -> None:
     shown = blocks(README.read_text(encoding="utf-8"))["output", EXAMPLE]
-    value = re.search(r"engine (\d\.\d+)", shown)
+    value = re.search(r"engine (-?\d+\.\d+)", shown)
     assert value is not None
     assert stable(shown.replace(value[1], "9.8765")) != stable(shown)
     assert stable(shown.replace("FAIL", "PASS")) != stable(shown)

@@ -286,7 +286,8 @@ def test_a_kink_is_left_open() -> None:
     run = record(Hinge.apply, x)
     (node,) = [n for k, n in run.trace.nodes.items() if k > 0]
     assert verdict_of(run, node).outcome is Outcome.INCONCLUSIVE
-    assert verdict_of(run, spoiled(node, 1.5)).outcome is Outcome.DISAGREE
+    # A wrong gradient is found, or left open with the kink; it never passes.
+    assert verdict_of(run, spoiled(node, 1.5)).outcome is not Outcome.AGREE
 
 
 @pytest.mark.parametrize(
