@@ -26,6 +26,7 @@ from .evidence import (
     RelatedLocation,
     Report,
     Severity,
+    Supplement,
     Testimony,
     Trace,
     Unverified,
@@ -64,6 +65,7 @@ def assemble(
     environment: Mapping[str, str],
     timings: Mapping[str, float],
     ignore: Sequence[str],
+    supplements: Sequence[Supplement] = (),
 ) -> Report:
     """Build the report of one check; see :class:`~gradcheck_suite.evidence.Report` for the parts."""
     trace = run.trace
@@ -86,6 +88,9 @@ def assemble(
         for t in difference.testimonies
         if t.outcome is Outcome.INCONCLUSIVE
     )
+    for supplement in supplements:
+        findings.extend(supplement.findings)
+        unverified.extend(supplement.unverified)
     if run.inner:
         reason = "re-entrant checkpointing computes it in a backward of its own, which was not recorded"
         unverified.append(Unverified(f"gradient of {', '.join(run.inner[:4])}", reason, len(run.inner)))
@@ -101,7 +106,11 @@ def assemble(
         gradients=tuple(gradients),
         nodes=tuple(verdicts),
         unverified=tuple(unverified),
-        testimonies=(*difference.testimonies, *replay.outputs),
+        testimonies=(
+            *difference.testimonies,
+            *replay.outputs,
+            *(t for supplement in supplements for t in supplement.testimonies),
+        ),
         graph_nodes=tuple(_graph_nodes(trace, checked, arrived)),
         graph_edges=tuple(
             GraphEdge(node.key, edge.node)
@@ -109,7 +118,7 @@ def assemble(
             for edge in node.edges
             if edge is not None
         ),
-        notes=tuple(notes),
+        notes=(*notes, *(note for supplement in supplements for note in supplement.notes)),
         environment=environment,
         timings=timings,
         counts={
@@ -120,6 +129,7 @@ def assemble(
             "sums": len(sums),
             "replayed_operations": replay.operations,
             "suppressed": len(suppressed),
+            **{name: count for supplement in supplements for name, count in supplement.counts.items()},
         },
         graph_dot=graph_dot,
     )

@@ -22,9 +22,10 @@ from .compare.blame import behind_surrogates
 from .compare.padding import padding_elements
 from .declare import declared_surrogates
 from .errors import ConfigurationError, GradcheckError, ModelError
-from .evidence import Report
+from .evidence import Report, Supplement
 from .replay.operations import further_meanings
 from .rules.nondeterministic import Nondeterministic
+from .witnesses.case import Case
 from .witnesses.decomposition import Decompositions
 from .witnesses.engine import check_node
 from .witnesses.fallback import fallback_for
@@ -106,6 +107,7 @@ def check_gradients(
             "A check calls it as model(*inputs). Pass an nn.Module or a function."
         )
     clock = _Clock()
+    deadline = None if budget is None else time.monotonic() + budget
     model = model_or_function
     patterns = [wrt] if isinstance(wrt, str) else wrt
     with quiet(), preserved(model, inputs, kwargs) as start, declared_surrogates(surrogates):
@@ -200,6 +202,23 @@ def check_gradients(
             still=padding_elements(trace),
         )
         clock.lap("finite differences")
+        case = Case(
+            model=model,
+            prepared=prepared,
+            run=run,
+            parameters=parameters,
+            buffers=buffers,
+            modules=modules,
+            loss=loss,
+            wrt=patterns,
+            seed=seed,
+            restore=restore,
+            deadline=deadline,
+        )
+        supplements: list[Supplement] = []
+        for stage, look in _further_looks():
+            supplements.append(look(case))
+            clock.lap(stage)
         report = assemble(
             title=_title(model),
             run=run,
@@ -214,8 +233,14 @@ def check_gradients(
             environment=_environment(run.leaves, seed),
             timings=clock.stages,
             ignore=tuple(ignore),
+            supplements=supplements,
         )
     return report
+
+
+def _further_looks() -> list[tuple[str, Callable[[Case], Supplement]]]:
+    """What else was asked for, in order: the name of the stage and who looks."""
+    return []
 
 
 def _untracked(

@@ -13,6 +13,7 @@ from .report import (
     GraphNode,
     NodeVerdict,
     Report,
+    Supplement,
     Unverified,
     register_format,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "Report",
     "Root",
     "Severity",
+    "Supplement",
     "TensorRef",
     "Testimony",
     "Trace",

@@ -22,6 +22,7 @@ __all__ = [
     "GraphNode",
     "NodeVerdict",
     "Report",
+    "Supplement",
     "Unverified",
     "register_format",
 ]
@@ -117,6 +118,22 @@ class Unverified:
     subject: str
     reason: str
     count: int = 1
+
+
+@dataclass(frozen=True)
+class Supplement:
+    """What one further witness adds to a report.
+
+    Attributes:
+        findings, unverified, testimonies, notes: as in :class:`Report`.
+        counts: totals by name, added to the report's.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    unverified: tuple[Unverified, ...] = ()
+    testimonies: tuple[Testimony, ...] = ()
+    notes: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from ..aten import MeaningUndefinedError
-from ..compare.tolerance import SPREAD, accumulation, coarsest_eps, is_differentiable_dtype, judge
+from ..compare.tolerance import SPREAD, accumulation, coarsest_eps, is_differentiable_dtype, judge, long_sum
 from ..evidence import (
     Array,
     ArraySource,
@@ -256,12 +256,15 @@ def _check_group(
         actual = actual.real
     if local.project is not None and actual is not None:
         actual = local.project(number, actual)
-    grown = 1.0 if numerical else accumulation(_terms(node, expected, cotangents), dtype)
+    terms = 0.0 if numerical else _terms(node, expected, cotangents)
+    grown = 1.0 if numerical else accumulation(terms, dtype)
+    slack = long_sum(terms, dtype)
     outcome, comparison = judge(
         expected,
         actual,
         dtype=dtype,
         noise=lambda: local.noise(number, eps) * grown,
+        slack=slack,
         spread=SPREAD if numerical else None,  # the error of a difference is its own, whatever the dtype
         input_value=None if ref is None or numerical else (lambda: ref.source.array()),
     )
@@ -272,6 +275,7 @@ def _check_group(
             actual,
             dtype=dtype,
             noise=lambda: local.noise(number, eps, _MORE_SAMPLES) * grown,
+            slack=slack,
             input_value=None if ref is None else (lambda: ref.source.array()),
         )
 
@@ -315,10 +319,13 @@ def _terms(node: NodeRecord, gradient: Array, cotangents: Sequence[ArraySource |
 
     Exact for a plain sum (elements of the cotangent per element of the gradient) and for a contraction of the
     cotangent with one other operand, whose sizes multiply to gradient size times the square of the summed extent.
+    The other operand need not carry a gradient (the image before the first convolution).
     """
     size = max(gradient.size, 1)
     cotangent = max((c.array().size for c in cotangents if c is not None), default=1)
-    other = max((int(np.prod(ref.shape)) for ref in node.inputs if ref is not None), default=1)
+    operands = [ref for ref in node.inputs if ref is not None]
+    operands.extend(value for op in node.ops for value in op.args if isinstance(value, TensorRef))
+    other = max((int(np.prod(ref.shape)) for ref in operands), default=1)
     return max(cotangent / size, float(np.sqrt(cotangent * other / size)))
 
 

@@ -111,3 +111,15 @@ def test_batch_norm_over_few_values_is_not_accused_in_half_precision(dtype: torc
     )
     verdicts = [check_node(n, run.probe)[0] for k, n in run.trace.nodes.items() if k > 0 and n.ran]
     assert Outcome.DISAGREE not in {v.outcome for v in verdicts}
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0])
+def test_a_kernel_gradient_that_torch_adds_up_from_left_to_right_is_not_accused(mean: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    video = torch.randn(1, 3, 6, 112, 112, generator=generator) + mean
+    layer = nn.Conv3d(3, 64, (1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False)
+    run = record_reverse(
+        layer, (video,), {}, named_leaves=dict(layer.named_parameters()), loss=lambda y: y + mean
+    )
+    checked = [check_node(n, run.probe) for key, n in run.trace.nodes.items() if key > 0 and n.ran]
+    assert {verdict.outcome for verdict, _ in checked} == {Outcome.AGREE}

@@ -13,6 +13,7 @@ from gradcheck_suite.compare.tolerance import (
     accumulation,
     coarsest_eps,
     judge,
+    long_sum,
 )
 from gradcheck_suite.evidence import Array, Outcome
 
@@ -135,3 +136,10 @@ def test_room_for_sums_is_bounded() -> None:
     assert accumulation(0) == 1.0
     assert accumulation(64) == 2.0
     assert accumulation(1e12) == accumulation(1e30) == 41.0
+
+
+def test_a_sum_of_many_terms_may_lose_more_digits_but_not_visibly_many() -> None:
+    assert long_sum(1e3, "float32") == long_sum(64**2, "float32") == 1.0
+    assert long_sum(176_000, "float32") == pytest.approx(6.55, abs=0.01)
+    assert long_sum(1e12, "float32") == 10.0  # 640 eps: below 1e-4
+    assert long_sum(1e12, "bfloat16") == 1.0
