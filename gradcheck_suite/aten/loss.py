@@ -25,6 +25,9 @@ def nll(self, target, weight, reduction, ignore_index):
     total = constant(np.sum(raw(weights)))
     if reduction == 0:
         return loss, RECORDED
+    if reduction == 1 and not used.any():
+        # The mean of nothing is NaN whatever the input is, so it does not depend on it: its slope is zero.
+        return e.sum(e.where(used, loss, 0.0)) + np.nan, total
     summed = e.sum(loss)
     return (summed / total if reduction == 1 else summed), total
 

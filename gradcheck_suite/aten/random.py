@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..engine import Tensor
 from ..engine import ops as e
-from .registry import RECORDED, MeaningUndefinedError, meaning
+from .registry import RECORDED, meaning
 from .values import raw
 
 
@@ -80,24 +79,3 @@ def poisson(self, generator=None):
 @meaning("aten::rand_like", "aten::randn_like")
 def random_like(self, *, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):
     return RECORDED
-
-
-def _pathwise(name, parameter):
-    """A sample whose derivative torch approximates: no exact statement can be compared with it."""
-    if not (isinstance(parameter, Tensor) and parameter.requires_grad):
-        return RECORDED
-    raise MeaningUndefinedError(
-        f"differentiating a sample of {name} failed: its parameter of shape {parameter.shape} requires grad. "
-        "torch approximates this derivative by fitted polynomials, to about three digits. "
-        "Compare such gradients with a Monte-Carlo estimate instead."
-    )
-
-
-@meaning("aten::_standard_gamma")
-def standard_gamma(self, generator=None):
-    return _pathwise("the gamma distribution", self)
-
-
-@meaning("aten::_sample_dirichlet")
-def sample_dirichlet(self, generator=None):
-    return _pathwise("the Dirichlet distribution", self)

@@ -65,6 +65,8 @@ class Meaning:
         family: name of the file it was written in, ``"matmul"``.
         source: ``"file:line"`` of the function.
         base: the overload it was written for; differs from ``name`` when derived.
+        accuracy: relative error that torch's own derivative of this operation is known to have, where it is an
+            approximation by design; 0 for every other one.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Meaning:
     family: str
     source: str
     base: str
+    accuracy: float = 0.0
 
 
 _MEANINGS: dict[str, Meaning] = {}
@@ -85,13 +88,16 @@ def _mode_of(name: str) -> Mode:
     return "inplace" if operation.endswith("_") and not operation.endswith("__") else "functional"
 
 
-def meaning(*names: str, uses_outputs: bool = False, family: str | None = None) -> Callable[[F], F]:
+def meaning(
+    *names: str, uses_outputs: bool = False, family: str | None = None, accuracy: float = 0.0
+) -> Callable[[F], F]:
     """Declare the function to be what the named overloads compute.
 
     Args:
         names: overload names, ``"aten::add.Tensor"``; the default overload has no suffix, ``"aten::addmm"``.
         uses_outputs: the function takes an extra keyword ``recorded``: the tuple of torch's own outputs.
         family: heading for lists; default: the name of the file.
+        accuracy: see :class:`Meaning`.
 
     Returns:
         A decorator that registers the function and returns it unchanged.
@@ -123,7 +129,7 @@ def meaning(*names: str, uses_outputs: bool = False, family: str | None = None) 
                     f"{earlier.source}. One overload has one meaning. Remove one of the two."
                 )
             _MEANINGS[name] = Meaning(
-                name, function, _mode_of(name), uses_outputs, family or module, source, name
+                name, function, _mode_of(name), uses_outputs, family or module, source, name, accuracy
             )
         return function
 
@@ -202,7 +208,16 @@ def lookup(name: str) -> Meaning | None:
     for candidate, mode in functional_candidates(name):
         base = _MEANINGS.get(candidate)
         if base is not None and base.mode == "functional":
-            return Meaning(name, base.function, mode, base.uses_outputs, base.family, base.source, candidate)
+            return Meaning(
+                name,
+                base.function,
+                mode,
+                base.uses_outputs,
+                base.family,
+                base.source,
+                candidate,
+                base.accuracy,
+            )
     return None
 
 
