@@ -56,6 +56,7 @@ class Slope:
         step: the step it comes from.
         kink: difference of the one-sided slopes where they do not meet, else 0.
         flat: the function did not change at all, at any step.
+        restless: its change does not shrink with the step: it varies faster than the smallest one, or jumps.
     """
 
     value: float
@@ -63,6 +64,7 @@ class Slope:
     step: float
     kink: float = 0.0
     flat: bool = False
+    restless: bool = False
 
 
 def estimate_slope(differences: Sequence[Difference], noise: float) -> Slope | None:
@@ -101,7 +103,18 @@ def estimate_slope(differences: Sequence[Difference], noise: float) -> Slope | N
             best = Slope(value, error, step, _kink(differences, k, noise))
     assert best is not None
     flat = all(d.plus == 0.0 and d.minus == 0.0 for d in differences)
-    return Slope(best.value, best.error, best.step, best.kink, flat)
+    return Slope(best.value, best.error, best.step, best.kink, flat, _restless(differences, noise))
+
+
+def _restless(differences: Sequence[Difference], noise: float) -> bool:
+    """Whether a step that is shorter by a factor shows nearly the same change, well above the noise, to the last."""
+    if len(differences) < 3:
+        return False
+    changes = [max(abs(d.plus), abs(d.minus)) for d in differences]
+    ratio = differences[-2].step / differences[-1].step
+    shrunk = [before / max(after, 1e-300) for before, after in zip(changes[-3:], changes[-2:])]
+    # A smooth function's change shrinks by the ratio each time; that of one which oscillates does so twice only by chance.
+    return changes[-1] > _SAFETY * noise and min(shrunk) < 0.5 * ratio
 
 
 def _kink(differences: Sequence[Difference], k: int, noise: float) -> float:
@@ -200,6 +213,12 @@ def judge_slope(
             Outcome.INCONCLUSIVE,
             comparison,
             f"the differences' own error allows {tolerance:.3g}, too much beside a slope of {scale:.3g}",
+        )
+    if slope.restless:
+        return (
+            Outcome.INCONCLUSIVE,
+            comparison,
+            "the output changes by nearly as much however small the step is: it varies faster than the smallest one",
         )
     if difference > 3.0 * tolerance and tolerance <= 0.1 * scale:
         return Outcome.DISAGREE, comparison, ""

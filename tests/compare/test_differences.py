@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from gradcheck_suite.compare.differences import Difference, Slope, estimate_slope, judge_slope, meets
@@ -151,3 +152,17 @@ def test_one_step_settles_nothing_else() -> None:
     assert meets(once(lambda t: 0.0), 0.0, 1.0, 1e-5) is not None
     assert meets(Difference(1e-6, math.nan, 0.0), 0.0, 1.0, 1e-5) is None
     assert meets(once(math.sin), math.inf, 1.0, 1e-5) is None
+
+
+@pytest.mark.parametrize("frequency", [1e8, 1e10, 1e13])
+@pytest.mark.parametrize("seed", range(20))
+def test_what_oscillates_within_the_smallest_step_never_accuses(frequency: float, seed: int) -> None:
+    phase = np.random.default_rng(seed).uniform(0, 6)
+
+    def f(h: float) -> float:
+        return math.sin(frequency * h + phase) - math.sin(phase)
+
+    differences = [Difference(h, f(h), f(-h)) for h in (1e-3 / 8.0**k for k in range(6))]
+    slope = estimate_slope(differences, 1e-15)
+    right = frequency * math.cos(phase)
+    assert judge(slope, right, terms=abs(right)) is not Outcome.DISAGREE
