@@ -20,7 +20,7 @@ from ..errors import InputError, ModelError
 from .inferred import Guess, infer_call, placement
 from .outputs import describe
 
-__all__ = ["PreparedCall", "ResolvedCall", "prepare", "resolve_inputs"]
+__all__ = ["PreparedCall", "ResolvedCall", "as_tensors", "is_strategy", "prepare", "resolve_inputs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,12 +120,13 @@ def _draw(strategy: Any, seed: int) -> Any:
     return drawn[-1]
 
 
-def _is_strategy(inputs: object) -> bool:
+def is_strategy(inputs: object) -> bool:
+    """Whether this is a Hypothesis strategy; imports nothing: who has one has imported Hypothesis."""
     module = sys.modules.get("hypothesis.strategies")
     return module is not None and isinstance(inputs, module.SearchStrategy)
 
 
-def _from_numpy(model: object, value: Any, notes: list[str]) -> Any:
+def as_tensors(model: object, value: Any, notes: list[str]) -> Any:
     """Arrays that a callable or a strategy made, as tensors; reals take the parameters' dtype and device."""
     device, dtype = placement(model)
 
@@ -205,11 +206,11 @@ def resolve_inputs(
             notes.extend(guess.notes)
             return _checked(model, args, named, given, notes, "")
     else:
-        if _is_strategy(inputs):
-            inputs = _from_numpy(model, _draw(inputs, seed), notes)
+        if is_strategy(inputs):
+            inputs = as_tensors(model, _draw(inputs, seed), notes)
             notes.insert(0, f"inputs drawn from the given strategy with seed {seed}")
         elif callable(inputs) and not isinstance(inputs, (Tensor, nn.Module, Mapping, tuple, list)):
-            inputs = _from_numpy(model, inputs(np.random.default_rng(seed)), notes)
+            inputs = as_tensors(model, inputs(np.random.default_rng(seed)), notes)
             notes.insert(0, f"inputs made by the given function with seed {seed}")
         args, named, sole = _arrange(model, inputs, notes)
     return _checked(model, args, named, given, notes, sole)
@@ -313,6 +314,9 @@ def _refuse_nonfinite(name: str, tensor: Tensor) -> None:
 
 _Change = Callable[[str, Tensor], Any]
 
+# A slice deep inside a large data set must not cost a copy of the data set.
+_FARTHEST = 4096
+
 
 def _rebuild(call: ResolvedCall, change: _Change) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The call with every tensor replaced by ``change(name, tensor)``."""
@@ -348,10 +352,10 @@ def _replace_leaf(name: str, item: Any, change: _Change) -> Any:
 
 
 def _leaf_copy(tensor: Tensor) -> Tensor:
-    """A detached copy with the same strides where a copy of its own memory can have them.
+    """A detached copy with the same strides and offset where a copy of its own memory can have them.
 
     Gaps, permuted and channels-last layouts are kept; so are expanded dimensions (stride 0). Overlapping
-    windows (``unfold``, ``as_strided``) become contiguous.
+    windows (``unfold``, ``as_strided``) become contiguous. Of a large storage offset the alignment is kept.
     """
     source = tensor.detach()
     if type(tensor) not in (Tensor, nn.Parameter):
@@ -367,7 +371,10 @@ def _leaf_copy(tensor: Tensor) -> Tensor:
         if stride < reach:
             return source.clone(memory_format=torch.contiguous_format)
         reach = stride * (size - 1) + reach
-    twin = torch.empty_strided(compact.shape, compact.stride(), dtype=source.dtype, device=source.device)
+    offset = source.storage_offset()
+    offset = offset if offset <= _FARTHEST else offset % _FARTHEST or _FARTHEST
+    memory = torch.empty(offset + reach, dtype=source.dtype, device=source.device)
+    twin = memory.new_empty(0).set_(memory.untyped_storage(), offset, compact.shape, compact.stride())
     twin.copy_(compact)
     return twin.expand(source.shape) if compact.shape != source.shape else twin
 

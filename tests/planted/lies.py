@@ -24,7 +24,9 @@ class Lie:
     """One planted fault.
 
     ``witness`` is who must catch it: ``"engine"`` (a node's backward), ``"sum"`` (a contribution lost or overwritten on
-    the way) or ``"graph"`` (the value flows around autograd: finite differences of the whole function).
+    the way), ``"graph"`` (the value flows around autograd: finite differences of the whole function) or
+    ``"difference"`` (finite differences again, where a node's own meaning stays open or torch documents another one). ``cite`` is
+    the thread in which people met it, ``"owner/repository#number"``; ``missed`` says why the checker does not see it.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Lie:
     inputs: Callable[[], tuple[Tensor, ...]]
     witness: str = "engine"
     severity: Severity = Severity.ERROR
+    cite: str = ""
+    missed: str = ""
 
 
 def draw(*shape: int, dtype: torch.dtype = F64, seed: int = 0) -> Tensor:
@@ -325,14 +329,19 @@ LIES = (
     Lie("a term of a product", lambda a, b: bilinear(a, a.exp(), b) * 2, pair()),  # lie: a term of a product
     Lie("mean for sum in log softmax", lambda x: log_softmax(x) * 2, one()),  # lie: mean for sum in log softmax
     Lie("layer norm without its mean", lambda x: norm(x) * 2, one()),  # lie: layer norm without its mean
-    Lie("overwrites repeated rows", lambda x: Gather.apply(x, INDEX) * 2, one()),  # lie: overwrites repeated rows
+    Lie(
+        "overwrites repeated rows",
+        lambda x: Gather.apply(x, INDEX) * 2,  # lie: overwrites repeated rows
+        one(),
+        cite="pytorch/pytorch#1528",
+    ),
     Lie("one of two outputs", lambda x: sum(FirstOfTwo.apply(x)), one()),  # lie: one of two outputs
     Lie("setup_context", lambda x: NewStyle.apply(x, 3) * 2, one()),  # lie: setup_context
     Lie("a forward without operations", lambda x: Untouched.apply(x * 1) * 2, one()),  # lie: a forward without operations
     Lie("in place", lambda x: Dirty.apply(x * 1) * 2, one()),  # lie: in place
     Lie("a Function in a Function", lambda x: Outer.apply(x) * 2, one()),  # lie: a Function in a Function
-    Lie("writes into its grad_output", rude, one(), witness="sum"),
-    Lie("saved tensor overwritten through .data", overwritten, pair()),
+    Lie("writes into its grad_output", rude, one(), witness="sum", cite="pytorch/pytorch#81417"),
+    Lie("saved tensor overwritten through .data", overwritten, pair(), cite="pytorch/pytorch#6990"),
     Lie("through a Python number", number, one(), witness="graph"),
     Lie("through .data", through_data, one(), witness="graph"),
     Lie("through NumPy", through_numpy, one(), witness="graph"),

@@ -21,13 +21,16 @@ class Truth:
     """Something correct: what ``make`` returns is checked.
 
     ``remarks`` are the codes of findings below error level that are right to make; ``unverified`` says that something
-    may honestly stay open.
+    may honestly stay open. ``cite`` is the thread in which people took it for wrong, ``"owner/repository#number"``;
+    ``accused`` says why the checker still takes it for wrong itself.
     """
 
     name: str
     make: Callable[[], tuple[Callable[..., Any], Any]]
     remarks: tuple[str, ...] = ()
     unverified: bool = False
+    cite: str = ""
+    accused: str = ""
 
 
 def of(function: Callable[..., Any], *inputs: Any) -> Callable[[], tuple[Callable[..., Any], Any]]:
@@ -267,22 +270,40 @@ def written_imaginary_part(x: Tensor) -> Tensor:
 
 
 TRUTHS = (
-    Truth("relu at zero", of(lambda x: torch.relu(x) * 2, KINKS)),
-    Truth("abs at zero", of(lambda x: x.abs() * 2, KINKS)),
-    Truth("max over ties", of(lambda x: x.max() * 2, TIES)),
-    Truth("max over ties of a dimension", of(lambda x: x.max(1).values * 2, TIES)),
-    Truth("amax over ties", of(lambda x: x.amax(1) * 2, TIES)),
-    Truth("median and kthvalue of ties", of(lambda x: x.median() + x.kthvalue(2, 1).values, TIES)),
-    Truth("maximum of equals", of(lambda x: torch.maximum(x, x.clone()), TIES)),
+    Truth("relu at zero", of(lambda x: torch.relu(x) * 2, KINKS), ("GC604",)),
+    Truth("abs at zero", of(lambda x: x.abs() * 2, KINKS), ("GC604",)),
+    Truth("max over ties", of(lambda x: x.max() * 2, TIES), ("GC604",)),
+    Truth("max over ties of a dimension", of(lambda x: x.max(1).values * 2, TIES), ("GC604",)),
+    Truth("amax over ties", of(lambda x: x.amax(1) * 2, TIES), ("GC604",)),
+    Truth(
+        "median and kthvalue of ties", of(lambda x: x.median() + x.kthvalue(2, 1).values, TIES), ("GC604",)
+    ),
+    Truth(
+        "maximum of equals",
+        of(lambda x: torch.maximum(x, x.clone()), TIES),
+        ("GC604",),
+        cite="pytorch/pytorch#56734",
+    ),
     Truth("max pooling over ties", of(lambda x: F.max_pool2d(x, 2), torch.ones(1, 1, 4, 4, dtype=F64))),
-    Truth("clamp at its bounds", of(lambda x: x.clamp(0, 1) * 2, KINKS)),
-    Truth("hardtanh and relu6 at their bounds", of(lambda x: F.hardtanh(x) + F.relu6(x), KINKS)),
-    Truth("leaky relu and elu at zero", of(lambda x: F.leaky_relu(x) + F.elu(x), KINKS)),
-    Truth("norm at zero", of(lambda x: x.norm() * 2, torch.zeros(3, dtype=F64))),
+    Truth("clamp at its bounds", of(lambda x: x.clamp(0, 1) * 2, KINKS), ("GC604",)),
+    Truth("hardtanh and relu6 at their bounds", of(lambda x: F.hardtanh(x) + F.relu6(x), KINKS), ("GC604",)),
+    Truth("leaky relu and elu at zero", of(lambda x: F.leaky_relu(x) + F.elu(x), KINKS), ("GC604",)),
+    Truth(
+        "norm at zero",
+        of(lambda x: x.norm() * 2, torch.zeros(3, dtype=F64)),
+        ("GC604",),
+        cite="pytorch/pytorch#2421",
+    ),
     Truth(
         "l1 and huber at zero",
         of(lambda x: F.l1_loss(x, x.detach()) + F.huber_loss(x, x.detach()), KINKS),
-        ("GC501",),
+        ("GC501", "GC604"),
+    ),
+    Truth("an absolute value times a sign at zero", of(lambda x: x.sign() * x.abs(), KINKS), ("GC190",)),
+    Truth(
+        "the square of a root at zero",
+        of(lambda x: x.norm() ** 2 + x.sum(), torch.zeros(3, dtype=F64)),
+        ("GC604",),
     ),
     Truth("batch norm over two values", seeded(lambda: nn.BatchNorm1d(3), draw(2, 3, dtype=F32))),
     Truth("batch norm over two values in float64", seeded(lambda: nn.BatchNorm1d(3).double(), draw(2, 3))),
