@@ -14,7 +14,17 @@ LONGEST = 560
 
 TESTS = ROOT / "tests"
 FOLDERS = sorted(path.parent for path in [*PACKAGE.rglob("__init__.py"), *PLUGIN.rglob("__init__.py")])
-BESIDE = {"architecture", "benchmarks", "browser", "messages", "planted", "pytest_plugin", "seeds", "models"}
+BESIDE = {
+    "architecture",
+    "benchmarks",
+    "browser",
+    "loops",
+    "messages",
+    "planted",
+    "pytest_plugin",
+    "seeds",
+    "models",
+}
 """Folders of tests that mirror no folder of the package."""
 
 
