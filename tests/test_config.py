@@ -29,7 +29,7 @@ def test_nearest_file_with_a_table_is_read(tmp_path):
     [
         ({"ignroe": ["GC1"]}, "there is no setting 'ignroe'. Did you mean 'ignore'?"),
         ({"fail_on": "error"}, "Did you mean 'fail-on'?"),
-        ({"zzz": 1}, "Known are budget, devices"),
+        ({"zzz": 1}, "Known are baseline, budget, devices"),
         ({"source": "x"}, "there is no setting 'source'"),
         ({"ignore": "GC101"}, "ignore is 'GC101'. Write a list"),
         ({"ignore": [1]}, r"ignore is \[1\]"),
@@ -38,6 +38,11 @@ def test_nearest_file_with_a_table_is_read(tmp_path):
         ({"budget": True}, "budget is True"),
         ({"seed": 1.5}, "whole number"),
         ({"html": 3}, "html is 3. Write a text"),
+        ({"fail-on": "errors"}, "Did you mean 'error'?"),
+        ({"devices": ["cudaa"]}, "'cudaa' is no device. Did you mean 'cuda'?"),
+        ({"severity": "error"}, "severity is 'error'. Write"),
+        ({"severity": {"GC402": "eror"}}, "severity.GC402 is 'eror'. Did you mean 'error'?"),
+        ({"severity": {"GC402": 2}}, "severity.GC402 is 2. Use one of error, warning, note"),
     ],
 )
 def test_what_is_not_understood_is_refused(table, said):

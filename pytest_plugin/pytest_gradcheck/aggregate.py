@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from gradcheck_suite.evidence import Finding, GradientVerdict, Outcome, Report, Unverified
 from gradcheck_suite.wording import plural
 
 from .transport import PhaseEvidence
+
+if TYPE_CHECKING:
+    from gradcheck_suite.evidence import Finding, GradientVerdict, Report, Unverified
 
 __all__ = ["FoundFinding", "RunTotals", "run_report", "totals"]
 
@@ -31,13 +34,15 @@ class RunTotals:
     Attributes:
         tests: how many were watched.
         tests_with_backward: in how many of them a backward ran.
-        skipped: how many their marker excludes, by its reason.
+        skipped: how many were not watched, by the reason.
         findings: the most severe first.
         unverified: what no witness could speak about, the most frequent first.
         counts: sums of the counts of all reports.
-        distinct: how many different nodes were verified, added up over the workers of pytest-xdist.
-        workers: how many processes ran tests.
+        distinct: how many different nodes were verified, added up over processes and single checks.
+        distinct_at_most: whether some of them may be equal: processes and single checks know nothing of each other.
         seconds: what verifying took.
+        expected: how many findings their tests expect, or have caught the exception of.
+        known: how often each fingerprint of the baseline occurred.
     """
 
     tests: int
@@ -47,8 +52,10 @@ class RunTotals:
     unverified: tuple[Unverified, ...]
     counts: Mapping[str, int]
     distinct: int
-    workers: int
+    distinct_at_most: bool
     seconds: float
+    expected: int
+    known: Mapping[str, int]
 
 
 Evidence = Mapping[tuple[str, str], PhaseEvidence]
@@ -60,31 +67,50 @@ def totals(evidence: Evidence) -> RunTotals:
     skipped = {test: phase.skip for (test, _), phase in evidence.items() if phase.skip}
     counts: Counter[str] = Counter()
     seconds = 0.0
+    expected = 0
+    known: Counter[str] = Counter()
     backward = set()
     # A ledger counts on from test to test, so the largest of its numbers is the last.
     distinct: dict[str, int] = {}
+    checked = 0
     for phase in evidence.values():
+        expected += sum(phase.expected.values())
+        known.update(phase.known)
         for report in phase.reports:
             seen = report.counts.get("distinct_nodes", 0)
             distinct[phase.worker] = max(distinct.get(phase.worker, 0), seen)
+            if "distinct_nodes" not in report.counts:  # a single check, which knows of no other
+                checked += report.counts.get("nodes", 0)
     unverified: Counter[tuple[str, str]] = Counter()
     for (test, _), report in _reports(evidence):
-        counts.update({name: n for name, n in report.counts.items() if name != "distinct_nodes"})
+        # A single check runs one backward and does not count it.
+        own = {"backwards": 1, **report.counts} if report.counts.get("nodes") else report.counts
+        counts.update({name: n for name, n in own.items() if name != "distinct_nodes"})
         seconds += sum(_own_time(report).values())
         unverified.update({(u.subject, u.reason): u.count for u in report.unverified})
-        if report.counts.get("backwards"):
+        if own.get("backwards"):
             backward.add(test)
     return RunTotals(
         tests=len(tests) - len(skipped),
         tests_with_backward=len(backward),
         skipped=Counter(skipped.values()),
         findings=_merge(evidence),
-        unverified=tuple(Unverified(subject, reason, n) for (subject, reason), n in unverified.most_common()),
+        unverified=_unverified(unverified),
         counts=counts,
-        distinct=sum(distinct.values()),
-        workers=len({phase.worker for phase in evidence.values()}),
+        distinct=sum(distinct.values()) + checked,
+        distinct_at_most=checked > 0 or sum(n > 0 for n in distinct.values()) > 1,
         seconds=seconds,
+        expected=expected,
+        known=known,
     )
+
+
+def _unverified(counted: Counter[tuple[str, str]]) -> tuple[Unverified, ...]:
+    if not counted:  # a run without torch, which has not imported the evidence either
+        return ()
+    from gradcheck_suite.evidence import Unverified
+
+    return tuple(Unverified(subject, reason, n) for (subject, reason), n in counted.most_common())
 
 
 def run_report(title: str, evidence: Evidence, summed: RunTotals, arguments: Sequence[str]) -> Report:
@@ -93,6 +119,8 @@ def run_report(title: str, evidence: Evidence, summed: RunTotals, arguments: Seq
     Args:
         arguments: pytest's command line.
     """
+    from gradcheck_suite.evidence import Report
+
     gradients, left = _gradients(evidence)
     notes = [
         f"{plural(summed.tests, 'test')} watched, {summed.tests_with_backward:,} of them ran a backward",
@@ -160,6 +188,8 @@ def _with_tests(found: FoundFinding) -> Finding:
 
 def _gradients(evidence: Evidence) -> tuple[tuple[GradientVerdict, ...], int]:
     """All that are not verified and the first that are, named by their test; and how many were left out."""
+    from gradcheck_suite.evidence import Outcome
+
     verdicts = [
         replace(verdict, name=f"{test}: {verdict.name}")
         for (test, _), report in _reports(evidence)

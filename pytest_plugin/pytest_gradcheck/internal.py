@@ -14,6 +14,8 @@ class InternalErrors:
 
     def __init__(self) -> None:
         self._texts: list[str] = []
+        self.count = 0
+        """How many there were, handed on or not."""
 
     @contextmanager
     def guard(self, doing: str) -> Iterator[None]:
@@ -29,6 +31,7 @@ class InternalErrors:
 
     def add(self, doing: str, text: str) -> None:
         """Keep an error: what was being done, and its traceback."""
+        self.count += 1
         self._texts.append(f"while {doing}:\n\n{text.rstrip()}")
 
     def drain(self) -> tuple[str, ...]:

@@ -5,25 +5,38 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import pytest
 
 from gradcheck_suite._version import __version__
-from gradcheck_suite.evidence import Severity
 from gradcheck_suite.wording import listing, plural, relative_path, seconds
 
 from .aggregate import FoundFinding, RunTotals
-from .options import Options
+from .baseline import Entry
 
 __all__ = ["write_internal_errors", "write_summary"]
 
 _MOST_REASONS = 5
-_COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
-def write_summary(
-    terminal: pytest.TerminalReporter, summed: RunTotals, options: Options, written: Sequence[str]
-) -> None:
+@dataclass(frozen=True)
+class Epilogue:
+    """What was done with the findings of a run.
+
+    Attributes:
+        written: the files.
+        gone: entries of the baseline that no longer occur.
+        baseline: what was done to the baseline file, or "".
+    """
+
+    written: tuple[str, ...] = ()
+    gone: tuple[Entry, ...] = ()
+    baseline: str = ""
+
+
+def write_summary(terminal: pytest.TerminalReporter, summed: RunTotals, epilogue: Epilogue) -> None:
     """Counts, what was not verified, findings by rule, where they are, what was silenced, the time and the files.
 
     With ``-q`` it is one line; with ``-v`` nothing is shortened.
@@ -44,17 +57,42 @@ def write_summary(
         terminal.write_line(f"{plural(summed.tests, 'test')} watched")
     terminal.write_line(_verified(summed), yellow=not _verified_nodes(summed))
     for reason, count in summed.skipped.items():
-        terminal.write_line(f"not watched: {plural(count, 'test')}, marked skip: {reason}")
+        terminal.write_line(f"not watched: {plural(count, 'test')}, {reason}")
     _write_unverified(terminal, summed, verbosity)
     if summed.findings or backwards:
         _write_findings(terminal, summed.findings, verbosity)
     suppressed = summed.counts.get("suppressed", 0)
     if suppressed:
         terminal.write_line(f"silenced: {plural(suppressed, 'finding')}")
+    if summed.expected:
+        terminal.write_line(f"expected by their tests: {plural(summed.expected, 'finding')}")
+    _write_baseline(terminal, summed, epilogue, verbosity)
     if backwards:
         terminal.write_line(f"time spent verifying: {seconds(summed.seconds)}")
-    for path in written:
+    for path in epilogue.written:
         terminal.write_line(f"written: {relative_path(path)}")
+
+
+def _write_baseline(
+    terminal: pytest.TerminalReporter, summed: RunTotals, epilogue: Epilogue, verbosity: int
+) -> None:
+    if summed.known:
+        times = sum(summed.known.values())
+        seen = f" ({times:,} times)" if times > len(summed.known) else ""
+        terminal.write_line(f"known from the baseline: {plural(len(summed.known), 'finding')}{seen}")
+    if epilogue.gone:
+        terminal.write_line(
+            f"no longer found, though in the baseline: {plural(len(epilogue.gone), 'finding')} "
+            "(--gradcheck-update-baseline takes them out)"
+        )
+        shown = epilogue.gone if verbosity > 0 else epilogue.gone[:3]
+        for entry in shown:
+            place = " ".join(part for part in (entry.file, entry.function) if part)
+            terminal.write_line(f"    {entry.rule}  {place}: {entry.source or entry.message}".rstrip())
+        if len(epilogue.gone) > len(shown):
+            terminal.write_line(f"    and {len(epilogue.gone) - len(shown):,} more (-v shows all)")
+    if epilogue.baseline:
+        terminal.write_line(epilogue.baseline)
 
 
 def write_internal_errors(terminal: pytest.TerminalReporter, errors: Sequence[str]) -> None:
@@ -78,8 +116,7 @@ def _verified(summed: RunTotals) -> str:
     if not counts.get("backwards"):
         return "nothing verified: no test ran a backward"
     unverified = counts.get("nodes_unverified", 0)
-    # Two workers may have verified equal nodes without knowing of each other.
-    distinct = f"{'up to ' if summed.workers > 1 else ''}{summed.distinct:,} distinct"
+    distinct = f"{'up to ' if summed.distinct_at_most else ''}{summed.distinct:,} distinct"
     parts = [
         f"{plural(_verified_nodes(summed), 'node')} verified ({distinct})",
         f"{plural(counts.get('elements', 0), 'element')} compared",
@@ -109,20 +146,20 @@ def _write_unverified(terminal: pytest.TerminalReporter, summed: RunTotals, verb
 def _write_findings(
     terminal: pytest.TerminalReporter, findings: Sequence[FoundFinding], verbosity: int
 ) -> None:
-    rules: defaultdict[tuple[Severity, str], list[FoundFinding]] = defaultdict(list)
+    rules: defaultdict[tuple[str, str], list[FoundFinding]] = defaultdict(list)
     for found in findings:
         # What was not verified stands above, reason by reason.
         if found.finding.code != "GC190":
-            rules[found.finding.severity, f"{found.finding.code} {found.finding.rule}"].append(found)
+            rules[found.finding.severity.label, f"{found.finding.code} {found.finding.rule}"].append(found)
     if not rules:
         terminal.write_line("no finding", green=True)
         return
     terminal.write_line("findings:")
     for (severity, rule), group in rules.items():
         tests = {test for found in group for test in found.tests}
-        terminal.write(f"  {severity.label} {rule}", **{_COLOURS[severity]: True})
+        terminal.write(f"  {severity} {rule}", **{_COLOURS[severity]: True})
         terminal.write_line(f": {len(group):,} in {plural(len(tests), 'test')}")
-        shown = group if verbosity > 0 or severity is Severity.ERROR else group[:3]
+        shown = group if verbosity > 0 or severity == "error" else group[:3]
         for found in shown:
             location = found.finding.location
             place = (

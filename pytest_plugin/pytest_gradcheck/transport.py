@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import pytest
 
-from gradcheck_suite.evidence import Outcome, Report
+if TYPE_CHECKING:
+    from gradcheck_suite.evidence import Report
 
 __all__ = ["WORKER_ERRORS", "PhaseEvidence", "attach", "read"]
 
@@ -23,13 +26,17 @@ class PhaseEvidence:
 
     Attributes:
         reports: of the watched phase, and of each check that the ``gradcheck`` fixture made in it.
-        skip: why the test was not watched (its marker says), or "".
-        worker: the process it comes from, as pytest-xdist calls it; "" without.
+        skip: why the test was not watched, or "".
+        worker: the process it comes from, as pytest-xdist calls it; "" without, or where there is nothing to tell.
+        expected: how often each rule found what the test expects or has caught.
+        known: how often each fingerprint of the baseline occurred.
     """
 
     reports: tuple[Report, ...] = ()
     skip: str = ""
     worker: str = ""
+    expected: Mapping[str, int] = field(default_factory=dict)
+    known: Mapping[str, int] = field(default_factory=dict)
 
 
 def attach(evidence: PhaseEvidence, report: pytest.TestReport) -> None:
@@ -42,10 +49,15 @@ def attach(evidence: PhaseEvidence, report: pytest.TestReport) -> None:
     Raises:
         TypeError, ValueError: the evidence holds something that JSON has no form for.
     """
+    if not (evidence.reports or evidence.skip or evidence.expected or evidence.known):
+        setattr(report, _ATTRIBUTE, "")  # a test without torch should cost nothing
+        return
     data = {
         "reports": [_lighter(entry).to_dict() for entry in evidence.reports],
         "skip": evidence.skip,
         "worker": evidence.worker,
+        "expected": dict(evidence.expected),
+        "known": dict(evidence.known),
     }
     setattr(report, _ATTRIBUTE, json.dumps(data, allow_nan=False))
 
@@ -59,13 +71,22 @@ def read(report: pytest.TestReport) -> PhaseEvidence | None:
     text: str | None = getattr(report, _ATTRIBUTE, None)
     if text is None:
         return None
+    if not text:
+        return PhaseEvidence()
     data = json.loads(text)
-    reports = tuple(Report.from_dict(entry) for entry in data["reports"])
-    return PhaseEvidence(reports, data["skip"], data["worker"])
+    reports: tuple[Report, ...] = ()
+    if data["reports"]:
+        # Where no test uses torch there is no report, and nothing of the package need be imported.
+        from gradcheck_suite.evidence import Report
+
+        reports = tuple(Report.from_dict(entry) for entry in data["reports"])
+    return PhaseEvidence(reports, data["skip"], data["worker"], data["expected"], data["known"])
 
 
 def _lighter(report: Report) -> Report:
     """Without what only the page about one single check shows: the graph and its nodes, which the counts sum up."""
+    from gradcheck_suite.evidence import Outcome
+
     gradients = (replace(g, testimonies=()) if g.outcome is Outcome.AGREE else g for g in report.gradients)
     return replace(
         report,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -25,16 +27,24 @@ class Suite:
         """Python files by stem."""
         self.pytester.makepyfile(**files)
 
-    def scripted(self, broken: str = "") -> None:
-        """Let sessions find what the tests say: see ``scripted.py``."""
-        self.pytester.makeconftest(f"import scripted\nscripted.install({broken!r})\n")
+    def scripted(self, broken: str = "", more: str = "") -> None:
+        """Let sessions find what the tests say: see ``scripted.py``; ``more`` is put into the conftest."""
+        self.pytester.makeconftest(f"import scripted\nscripted.install({broken!r})\n{dedent(more)}")
 
-    def run(self, *arguments: str) -> pytest.RunResult:
-        """Run pytest on the project."""
-        distributed = ("-p", "xdist") if "-n" in arguments else ()
-        return self.pytester.runpytest_subprocess(
-            "-p", "pytest_gradcheck.plugin", "-p", "no:cacheprovider", *distributed, *arguments
-        )
+    def run(self, *arguments: str, cache: bool = False, plugins: Sequence[str] = ()) -> pytest.RunResult:
+        """Run pytest on the project.
+
+        Args:
+            cache: whether pytest remembers what failed.
+            plugins: other plugins, by the name of the module that pytest loads.
+        """
+        loaded = ["pytest_gradcheck.plugin", *plugins]
+        if not cache:
+            loaded.append("no:cacheprovider")
+        if "-n" in arguments:
+            loaded.append("xdist")
+        options = [word for name in loaded for word in ("-p", name)]
+        return self.pytester.runpytest_subprocess(*options, *arguments)
 
 
 @pytest.fixture

@@ -226,3 +226,74 @@ def test_with_two_workers(suite: Suite) -> None:
     result.assert_outcomes(passed=3, failed=2)
     result.stdout.fnmatch_lines(["  error GC101 gradient-mismatch: 1 in 2 tests"])
     assert "gradient-mismatch" in (suite.path / "reports" / "gradcheck.html").read_text(encoding="utf-8")
+
+
+EXPECTED = """
+    import pytest
+    import torch
+    from model import train
+
+    def overwrite():
+        x = torch.ones(3, requires_grad=True)
+        y = x.exp()
+        y.mul_(2)
+        y.sum().backward()
+
+    def test_expects_the_error():
+        with pytest.raises(RuntimeError, match="inplace operation"):
+            overwrite()
+
+    def test_expects_a_second_backward_to_fail():
+        loss = (torch.ones(3, requires_grad=True) ** 2).sum()
+        loss.backward()
+        with pytest.raises(RuntimeError, match="second time"):
+            loss.backward()
+
+    def test_does_not():
+        overwrite()
+
+    @pytest.mark.gradcheck(expect=["gradient-mismatch"])
+    def test_expects_a_finding():
+        train(wrong=True)
+"""
+
+
+def test_expected_errors_and_findings(suite: Suite) -> None:
+    suite.write(model=MODEL, test_a=EXPECTED)
+    result = suite.run("--gradcheck", "-v")
+    result.assert_outcomes(passed=3, failed=1)
+    result.stdout.fnmatch_lines(["*gradcheck: found in this test*", "GC201 inplace-saved *"])
+    result.stdout.fnmatch_lines(
+        ["  error GC201 inplace-saved: 1 in 1 test", "expected by their tests: 3 findings"]
+    )
+
+
+def test_models_and_a_baseline(suite: Suite) -> None:
+    suite.write(
+        model=MODEL,
+        net="""
+        import torch
+        from model import Net
+
+        right, wrong = Net(wrong=False), Net(wrong=True)
+        inputs = torch.ones(5, 4)
+        """,
+    )
+    targets = ("--gradcheck-model=net.py:right", "--gradcheck-model=net.py:wrong")
+    result = suite.run("--gradcheck", *targets, "-v", "--gradcheck-sarif=x.sarif")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "gradcheck::net.py:wrong FAILED*",
+            "E   GC101 gradient-mismatch  model.py:22*",
+            "2 tests watched, 2 ran a backward (2 backwards)",
+        ]
+    )
+    results = json.loads((suite.path / "x.sarif").read_text(encoding="utf-8"))["runs"][0]["results"]
+    assert [r["ruleId"] for r in results if r["level"] == "error"] == ["GC101"]
+    suite.run("--gradcheck", *targets, "--gradcheck-update-baseline").assert_outcomes(passed=2)
+    # The same line, met by a test this time.
+    suite.write(test_a="from model import train\n\ndef test_it():\n    train(wrong=True)\n")
+    known = suite.run("--gradcheck", *targets, "--gradcheck-baseline=gradcheck-baseline.json")
+    known.assert_outcomes(passed=3)
+    known.stdout.fnmatch_lines(["known from the baseline: *"])
