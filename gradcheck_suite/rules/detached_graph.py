@@ -22,6 +22,22 @@ Bad::
     torch.manual_seed(0)
     report = check_gradients(Normalised(), torch.randn(4, 3))
 
+Bad::
+
+    import torch
+    from gradcheck_suite import watch
+
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 4)
+    try:
+        with watch() as session:
+            chosen = model(torch.randn(5, 3)).argmax(1)  # <-
+            loss = (chosen.float() - 1).pow(2).mean()
+            loss.backward()
+    except RuntimeError as error:  # does not require grad and does not have a grad_fn
+        print(error)
+    report = session.report
+
 Good::
 
     import torch
@@ -40,6 +56,37 @@ Good::
     torch.manual_seed(0)
     report = check_gradients(Normalised(), torch.randn(4, 3))
 
+Good::
+
+    import torch
+    from gradcheck_suite import check_gradients
+
+    class Logging(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Linear(3, 3)
+
+        def forward(self, x):
+            hidden = self.inner(x)
+            self.length = hidden.norm().item()  # the output does not depend on it
+            return hidden.tanh()
+
+    torch.manual_seed(0)
+    report = check_gradients(Logging(), torch.randn(4, 3))
+
+Good::
+
+    import torch
+    from gradcheck_suite import watch
+
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 4)
+    with watch() as session:
+        out = model(torch.randn(5, 3))
+        accuracy = (out.argmax(1) == 1).float().mean().item()  # beside the loss, not on its way
+        torch.nn.functional.cross_entropy(out, torch.ones(5, dtype=torch.long)).backward()
+    report = session.report
+
 Misses: a cut that is written out, ``detach()`` or ``no_grad()``, counts as meant: the gradient is checked with that
     value held constant, and the line is only noted, also where it was a mistake. Other cuts are reported even where
     they are meant, which ``# gradcheck: ignore[detached-graph]`` on the line says. ``x.detach().numpy()`` is such a
@@ -52,7 +99,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..evidence import Finding, Location, Severity, Testimony
+from ..evidence import Finding, Location, RelatedLocation, Severity, Testimony
 from ..wording import listing, pair, relative_path, small
 from .registry import Rule, rule
 
@@ -103,6 +150,35 @@ class DetachedGraph(Rule):
                 "parameters": list(parameters),
                 **({} if numbers is None else {"error": numbers.error, "tolerance": numbers.tolerance}),
             },
+            hint=hint,
+        )
+
+    @classmethod
+    def from_error(cls, cuts: Sequence[tuple[Location, str]], backward: Location | None) -> Finding:
+        """A backward was asked for on a tensor that has no graph.
+
+        Args:
+            cuts: the latest lines at which a value left the graph, and what cut it there; the latest first.
+            backward: the line that asked.
+        """
+        if not cuts:
+            lines = [
+                "backward was called on a tensor that has no graph, and nothing that was recorded has left one: "
+                "no tensor that requires a gradient took part, or .data was used"
+            ]
+            hint = "check that the parameters require gradients and that the output is computed from them"
+        else:
+            lines = ["backward was called on a tensor that has no graph"]
+            lines += [
+                f"the graph was left at {relative_path(place.file)}:{place.line}: {kind}"
+                for place, kind in cuts
+            ]
+            hint = "compute the loss from the tensor itself, by operations that have a derivative"
+        return cls.finding(
+            lines,
+            location=cuts[0][0] if cuts else backward,
+            related=[RelatedLocation("backward", backward)] if cuts and backward is not None else [],
+            evidence={"cuts": [kind for _, kind in cuts]},
             hint=hint,
         )
 

@@ -16,6 +16,17 @@ Bad::
 
     report = check_gradients(model, torch.tensor([0.0, 1.0, 2.0]))
 
+Bad::
+
+    import torch
+    from gradcheck_suite import check_gradients
+
+    def model(x):
+        length = x.norm()
+        return torch.sqrt(length - length.detach())  # <-
+
+    report = check_gradients(model, torch.tensor([1.0, 2.0, 3.0]))
+
 Good::
 
     import torch
@@ -26,6 +37,28 @@ Good::
         return torch.where(x > 0, torch.log(safe), torch.zeros_like(x))
 
     report = check_gradients(model, torch.tensor([0.0, 1.0, 2.0]))
+
+Good::
+
+    import torch
+    from gradcheck_suite import check_gradients
+
+    def model(scores):  # a mask with -inf: softmax turns it into zeros, forward and backward
+        mask = torch.triu(torch.ones(4, 4, dtype=torch.bool), 1)
+        return torch.softmax(scores.masked_fill(mask, float("-inf")), dim=-1)
+
+    torch.manual_seed(0)
+    report = check_gradients(model, torch.randn(4, 4))
+
+Good::
+
+    import torch
+    from gradcheck_suite import check_gradients
+
+    def model(x):  # the norm of zeros: torch takes the subgradient 0
+        return x.norm() + (x + 1).pow(2).sum()
+
+    report = check_gradients(model, torch.zeros(3))
 
 Misses: a non-finite value that no gradient ever meets.
 """

@@ -22,6 +22,26 @@ Bad::
     torch.manual_seed(0)
     report = check_gradients(Net(), torch.randn(5, 3))
 
+Bad::
+
+    import torch
+    from gradcheck_suite import check_gradients
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Linear(3, 4)
+            self.scale = torch.nn.Parameter(torch.ones(4))
+            self.last = torch.nn.Linear(4, 2)
+
+        def forward(self, x):
+            hidden = self.inner(x)
+            scaled = hidden * self.scale  # computed, and not passed on
+            return self.last(hidden)
+
+    torch.manual_seed(0)
+    report = check_gradients(Net(), torch.randn(5, 3))
+
 Good::
 
     import torch
@@ -38,6 +58,33 @@ Good::
 
     torch.manual_seed(0)
     report = check_gradients(Net(), torch.randn(5, 3))
+
+Good::
+
+    import torch
+    from gradcheck_suite import check_gradients
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    model[0].requires_grad_(False)  # frozen on purpose
+    report = check_gradients(model, torch.randn(5, 3))
+
+Good::
+
+    import torch
+    from gradcheck_suite import check_gradients
+
+    class Residual(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Linear(4, 4)
+            self.gate = torch.nn.Parameter(torch.zeros(1))  # it begins closed: the inner gradient is zero, and arrives
+
+        def forward(self, x):
+            return x + self.gate * self.inner(x)
+
+    torch.manual_seed(0)
+    report = check_gradients(Residual(), torch.randn(5, 4))
 
 Misses: a parameter that other inputs, another branch or another loss would use.
 """

@@ -56,6 +56,21 @@ class Watcher(Protocol):
     def zeroing(self, owner: Any) -> Callable[[], None] | None:
         """``owner.zero_grad()`` begins; what is returned is called when it has ended."""
 
+    def refused(self, outputs: Sequence[Any], error: BaseException) -> None:
+        """A backward of ``outputs`` could not even begin."""
+
+    def switching(self, enabled: bool) -> None:
+        """Grad mode is about to be set."""
+
+    def inference(self, entered: bool) -> None:
+        """``inference_mode`` is entered or left."""
+
+    def putting_to_eval(self, module: torch.nn.Module) -> None:
+        """``module.eval()`` is called."""
+
+    def exposing(self, tensor: torch.Tensor) -> None:
+        """The memory of a tensor is handed to somebody who can write to it without an operation."""
+
     def warned(self, message: str, file: str, line: int) -> None:
         """A warning is shown."""
 
@@ -112,9 +127,17 @@ class _Doors:
         self._undo.append(register_optimizer_step_pre_hook(_before_step).remove)
         self._undo.append(register_optimizer_step_post_hook(_after_step).remove)
         self._replace(warnings, "showwarning", _warning_door)
+        self._replace(torch.autograd, "_make_grads", _start_door)
+        self._replace(torch.nn.Module, "eval", _eval_door)
+        self._replace(torch.set_grad_enabled, "__init__", _grad_mode_door)
+        self._replace(torch.inference_mode, "__enter__", functools.partial(_inference_door, entered=True))
+        self._replace(torch.inference_mode, "__exit__", functools.partial(_inference_door, entered=False))
+        for name in ("numpy", "data_ptr"):
+            self._replace(torch.Tensor, name, _exposure_door)
 
     def _replace(self, owner: Any, name: str, door_to: Callable[[Any], Any]) -> None:
         found = getattr(owner, name)
+        inherited = isinstance(owner, type) and name not in vars(owner)
         # Somebody (warnings.catch_warnings in a fixture) may have put an old door back.
         original = getattr(found, _BEHIND, found)
         door = door_to(original)
@@ -123,7 +146,11 @@ class _Doors:
 
         def undo() -> None:
             # Whoever has put something over the door keeps it: with nobody behind it, it leads straight on.
-            if getattr(owner, name) is door:
+            if getattr(owner, name) is not door:
+                return
+            if inherited:
+                delattr(owner, name)
+            else:
                 setattr(owner, name, original)
 
         self._undo.append(undo)
@@ -156,6 +183,68 @@ def _zero_grad_door(original: Callable[..., Any]) -> Callable[..., Any]:
 
     skip_by_dynamo(zero_grad.__code__)  # type: ignore[attr-defined]
     return zero_grad
+
+
+def _start_door(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def make_grads(outputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(outputs, *args, **kwargs)
+        except RuntimeError as error:
+            watcher = _watcher()
+            if watcher is not None:
+                watcher.refused(outputs, error)
+            raise
+
+    return make_grads
+
+
+def _grad_mode_door(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def set_mode(self: Any, mode: bool) -> None:
+        watcher = _watcher()
+        if watcher is not None:
+            watcher.switching(mode)
+        original(self, mode)
+
+    skip_by_dynamo(set_mode.__code__)  # type: ignore[attr-defined]
+    return set_mode
+
+
+def _inference_door(original: Callable[..., Any], *, entered: bool) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def inference(self: Any, *args: Any) -> Any:
+        watcher = _watcher()
+        if watcher is not None:
+            watcher.inference(entered and self.mode)
+        return original(self, *args)
+
+    skip_by_dynamo(inference.__code__)  # type: ignore[attr-defined]
+    return inference
+
+
+def _eval_door(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def put_to_eval(self: torch.nn.Module) -> Any:
+        watcher = _watcher()
+        if watcher is not None:
+            watcher.putting_to_eval(self)
+        return original(self)
+
+    skip_by_dynamo(put_to_eval.__code__)  # type: ignore[attr-defined]
+    return put_to_eval
+
+
+def _exposure_door(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def expose(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        watcher = _watcher()
+        if watcher is not None:
+            watcher.exposing(self)
+        return original(self, *args, **kwargs)
+
+    skip_by_dynamo(expose.__code__)  # type: ignore[attr-defined]
+    return expose
 
 
 def _before_step(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -32,13 +32,21 @@ _MOST_SITES = 500
 _LATEST = 4
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False)
 class BackwardRun:
-    """One run of autograd's engine."""
+    """One run of autograd's engine.
+
+    Attributes:
+        reused: a later backward ran over a part of its graph.
+        iteration: how many steps, updates or zeroings lay between this backward and the session's first.
+        since: the iteration of the oldest backward whose graph this one reaches back to.
+    """
 
     number: int
     location: Location | None
     reused: bool = False
+    iteration: int = 0
+    since: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -71,6 +79,8 @@ class Graphs:
             earlier = node.metadata.get(self._mark)
             if earlier is not None:
                 earlier.reused = True
+                if earlier.since < run.since:
+                    run.since = earlier.since
             if kind == "LogSoftmaxBackward0":
                 self._look_at_log_softmax(run, node, nodes)
 
@@ -120,26 +130,16 @@ class Graphs:
 
     def _freed(self, run: BackwardRun, nodes: Sequence[Any], roots: Sequence[Any]) -> Finding | None:
         # What this run itself has freed before it failed carries no mark.
-        culprit = next((n for n in nodes if self._earlier(n) is not None and _saved_error(n, _FREED)), None)
+        culprit = next((n for n in nodes if self.earlier(n) is not None and _saved_error(n, _FREED)), None)
         if culprit is None:
             unseen = SecondBackward.from_graph(location=run.location)
             return self._findings.add(("GC401", run.location, None), run.number, lambda: unseen)
-        first = self._earlier(culprit)
+        first = self.earlier(culprit)
         of_roots = {id(root) for root in roots}
-        # The edge over which the new graph reaches into the old one.
-        tie = next(
-            (
-                parent
-                for node in nodes
-                if self._earlier(node) is None
-                for parent, _ in node.next_functions
-                if parent is not None and self._earlier(parent) is not None
-            ),
-            None,
-        )
-        again = any(id(node) in of_roots and self._earlier(node) is not None for node in nodes)
-        tied = None if again or tie is None else self._operation(tie)
-        op = self._operation(culprit)
+        tie = self._tie(nodes, None)
+        again = any(id(node) in of_roots and self.earlier(node) is not None for node in nodes)
+        tied = None if again or tie is None else self.operation(tie)
+        op = self.operation(culprit)
         output = tied.outputs[0] if tied is not None and tied.outputs else None
 
         def make() -> Finding:
@@ -156,6 +156,26 @@ class Graphs:
 
         key = ("GC401", run.location, None if tied is None else tied.location)
         return self._findings.add(key, run.number, make)
+
+    def _tie(self, nodes: Sequence[Any], run: BackwardRun | None) -> Any:
+        """The old end of the edge over which the new graph reaches into an older one."""
+        return next(
+            (
+                parent
+                for node in nodes
+                if self.earlier(node) is run
+                for parent, _ in node.next_functions
+                if parent is not None
+                and self.earlier(parent) is not run
+                and type(parent).__name__ != "AccumulateGrad"
+            ),
+            None,
+        )
+
+    def tied_at(self, nodes: Sequence[Any]) -> OpRecord | None:
+        """The operation whose result ties a graph that no backward has run over to one that some backward has."""
+        tie = self._tie(nodes, None)
+        return None if tie is None else self.operation(tie)
 
     def _overwritten(self, run: BackwardRun, nodes: Sequence[Any], writes: int) -> Finding | None:
         culprit = next((node for node in nodes if _saved_error(node, _OVERWRITTEN)), None)
@@ -194,13 +214,15 @@ class Graphs:
 
         return self._findings.add(key, run.number, make)
 
-    def _earlier(self, node: Any) -> BackwardRun | None:
+    def earlier(self, node: Any) -> BackwardRun | None:
+        """The latest backward that has run over a node."""
         if type(node).__name__ == "AccumulateGrad":
             return None
         run: BackwardRun | None = node.metadata.get(self._mark)
         return run
 
-    def _operation(self, node: Any) -> OpRecord | None:
+    def operation(self, node: Any) -> OpRecord | None:
+        """What a node differentiates, if it was recorded."""
         origin = self._recorder.origin_of(node)
         return origin.ops[-1] if origin is not None and origin.ops else None
 
@@ -214,7 +236,7 @@ class Graphs:
             return
         if not _feeds_a_loss(node, nodes):
             return
-        loss, softmax = self._operation(node), self._operation(below)
+        loss, softmax = self.operation(node), self.operation(below)
         if loss is None or softmax is None or _classes(loss) != _classes(softmax):
             return
 

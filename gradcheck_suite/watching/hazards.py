@@ -13,20 +13,25 @@ from ..capture.graph import walk
 from ..capture.modules import ModuleStack
 from ..evidence import Finding, Location
 from ..rules.non_leaf_grad import NonLeafGrad
-from ..wording import relative_path
 from .calls import DirectCalls
 from .collector import Collector
 from .contributions import Contributions, Leaf, Moment, Token
+from .explanations import PREFIX, Explanations, add_note, note_of
 from .graphs import BackwardRun, Graphs
+from .growth import Growth
+from .modes import GradModes
 from .names import Names
 from .recorder import WatchingRecorder
+from .saved import release
+from .scales import Scales
+from .silent import SilentWrites, Suspect
 from .steps import Steps
+from .training_modes import TrainingModes
 
 __all__ = ["Hazards", "Observation"]
 
 _BACKWARDS = frozenset({"backward", "grad"})
 _NON_LEAF = "The .grad attribute of a Tensor that is not a leaf"
-_PREFIX = "gradcheck: "
 _COMPACT_EVERY = 32
 
 
@@ -40,6 +45,9 @@ class Observation:
     token: Token
     create_graph: bool
     retained_by_user: bool
+    inputs: Sequence[Any]
+    suspects: dict[int, Suspect]
+    frees: bool
     stepped_inside: bool = False
 
 
@@ -54,8 +62,16 @@ class Hazards:
         self._steps = Steps(self._contributions, self._findings, self.recorder.sources, names)
         self._calls = DirectCalls(modules, self.recorder.sources, self._findings)
         self._graphs = Graphs(self.recorder, self._findings)
+        self.modes = GradModes(self.recorder.sources, self._findings)
+        self._explanations = Explanations(self.recorder.cuts, self.recorder.sources, self.modes, names)
+        self._explained: tuple[tuple[int, str], Finding] | None = None
+        self.training_modes = TrainingModes(modules, self.recorder.sources)
+        self._scales = Scales(self._graphs, self._findings, names)
+        self._growth = Growth(self._graphs)
+        self.silent = SilentWrites(self.recorder, self._findings)
         self._running: list[Observation] = []
         self._backwards = 0
+        self._contributions_made = 0
         self._following = False
         self._off = False
 
@@ -91,14 +107,17 @@ class Hazards:
         run = BackwardRun(self._backwards, location)
         self._following = False
         self._steps.backward_began()
-        self._updates_by_assignment(leaves)
+        replaced = self._updates_by_assignment(leaves)
         create_graph = bool(args[2]) if len(args) > 2 else False
         keep_graph = bool(args[1]) if len(args) > 1 else False
         retained = keep_graph and not create_graph and _called_by_user(location)
-        observation = Observation(
-            run, nodes, roots, self._contributions.before_backward(leaves), create_graph, retained
-        )
+        suspects = self.silent.look(nodes, replaced, location)
+        token = self._contributions.before_backward(leaves)
+        frees = not keep_graph and not inputs
+        observation = Observation(run, nodes, roots, token, create_graph, retained, inputs, suspects, frees)
+        self._growth.begins(run)
         self._graphs.before(run, nodes)
+        self._growth.before(run, nodes)
         self._running.append(observation)
         return observation
 
@@ -121,19 +140,74 @@ class Hazards:
                 observation.token, moment, create_graph=observation.create_graph
             )
             self._steps.backward_ended(reached)
+            if reached:
+                self._contributions_made += 1
+                self._scales.after(self._contributions_made, run.location, observation.nodes)
+        self.recorder.cuts.clear()
         if observation.roots:
             self._graphs.after(
                 run, observation.nodes, observation.roots[0], retained_by_user=observation.retained_by_user
             )
+            self._growth.after(run, observation.nodes)
         self._following = self._contributions.has_gradients()
 
+    def release(self, observation: Observation) -> None:
+        """A backward that freed its graph has been looked at: nobody needs the values of its operations any more."""
+        if observation.frees:
+            for node in observation.nodes:
+                if type(node).__name__ != "AccumulateGrad":
+                    origin = self.recorder.origin_of(node)
+                    if origin is not None:
+                        release(origin)
+
     def _explain(self, error: RuntimeError, observation: Observation) -> None:
-        if any(note.startswith(_PREFIX) for note in getattr(error, "__notes__", ())):
+        if self._has_note(error):
             return  # a backward inside this one has explained it
         roots = [root.grad_fn for root in observation.roots if root.grad_fn is not None]
         finding = self._graphs.explain(error, observation.run, observation.nodes, roots)
-        if finding is not None and sys.version_info >= (3, 11):
-            error.add_note(_as_note(finding))
+        if finding is not None:
+            add_note(error, note_of(finding))
+        else:
+            self._explain_start(error, observation.roots, observation.inputs)
+
+    def refused(self, outputs: Sequence[Any], error: BaseException) -> None:
+        """A backward could not begin."""
+        if not self._blind and not self._has_note(error):
+            self._explain_start(error, [o for o in outputs if isinstance(o, torch.Tensor)], ())
+
+    def _explain_start(
+        self, error: BaseException, roots: Sequence[torch.Tensor], inputs: Sequence[Any]
+    ) -> None:
+        note, finding = self._explanations.of_backward(error, roots, inputs, self._backwards)
+        if note:
+            add_note(error, note)
+        if finding is not None:
+            # Whoever catches it inside may have expected it.
+            self._explained = (_identity(error), finding)
+
+    def _add(self, finding: Finding) -> None:
+        self._findings.add((finding.code, finding.location), self._backwards, lambda: finding)
+
+    @staticmethod
+    def _has_note(error: BaseException) -> bool:
+        return any(note.startswith(PREFIX) for note in getattr(error, "__notes__", ()))
+
+    def ended(self, error: BaseException | None, *, whole_program: bool) -> None:
+        """The session ends, with ``error`` if it is left by one."""
+        if self._blind:
+            return
+        if not whole_program:
+            self.modes.ended(self._contributions_made)
+        seen: set[int] = set()
+        while error is not None and id(error) not in seen:
+            seen.add(id(error))
+            if self._explained is not None and self._explained[0] == _identity(error):
+                self._add(self._explained[1])
+            if not self._has_note(error):
+                note = self._explanations.of_line(error, error.__traceback__)
+                if note:
+                    add_note(error, note)
+            error = error.__cause__ or error.__context__
 
     # -- steps and zeroing ---------------------------------------------------------------------------------------
 
@@ -145,7 +219,13 @@ class Hazards:
             return
         for observation in self._running:
             observation.stepped_inside = True
+        self._growth.turn()
+        if not self._steps.inside:
+            self.modes.check(self._backwards)
+        outermost = not self._steps.inside
         self._steps.before_step(optimizer, args, kwargs)
+        if outermost:
+            self.training_modes.before_step(optimizer, self._steps.location())
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """It has stepped."""
@@ -154,7 +234,15 @@ class Hazards:
 
     def zeroing(self, owner: Any) -> Callable[[], None] | None:
         """``owner.zero_grad()`` begins; call what is returned when it has ended."""
-        return None if self._blind else self._steps.zeroing(owner)
+        if self._blind:
+            return None
+        self._growth.turn()
+        return self._steps.zeroing(owner)
+
+    def exposing(self, tensor: torch.Tensor) -> None:
+        """A tensor's memory is handed to NumPy or to a kernel."""
+        if not self._blind:
+            self.recorder.expose(tensor)
 
     def warned(self, message: str, file: str, line: int) -> None:
         """A warning is shown."""
@@ -179,6 +267,10 @@ class Hazards:
     def follows_gradients(self) -> bool:
         """Whether what is computed from gradients by hand is to be followed now."""
         return self._following and not self._running and not self._steps.inside
+
+    def compared(self, call: Any) -> None:
+        """An output that was made without gradients was compared with targets."""
+        self.training_modes.compared(call)
 
     def grad_memory(self, memory: int) -> bool:
         """Whether some leaf's ``.grad`` lives there."""
@@ -206,18 +298,28 @@ class Hazards:
     def _update(self, leaf: Leaf, location: Location | None) -> None:
         tensor = leaf.tensor()
         if tensor is not None and self._contributions.of(tensor) is leaf:
+            self._growth.turn()
             self._steps.update_by_hand(leaf, tensor, location)
 
-    def _updates_by_assignment(self, leaves: Sequence[torch.Tensor]) -> None:
-        """``p.data = p.data - lr * p.grad`` gives a parameter other memory, which a gradient has flowed into."""
+    def _updates_by_assignment(self, leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """``p.data = p.data - lr * p.grad`` gives a parameter other memory, which a gradient has flowed into.
+
+        Returns:
+            The leaves that live elsewhere than at their last backward.
+        """
         flow = self.recorder.flow
+        replaced = []
         for tensor in leaves:
             leaf = self._contributions.of(tensor)
             if leaf is None or tensor.layout is not torch.strided:
                 continue
             memory = tensor.untyped_storage()._cdata
-            if memory != leaf.own_memory and memory in flow:
-                self._steps.update_by_hand(leaf, tensor, flow.line_of(memory))
+            if memory != leaf.own_memory and leaf.own_memory:
+                replaced.append(tensor)
+                if memory in flow:
+                    self._growth.turn()
+                    self._steps.update_by_hand(leaf, tensor, flow.line_of(memory))
+        return replaced
 
     # -- what came of it -----------------------------------------------------------------------------------------
 
@@ -231,6 +333,8 @@ class Hazards:
             *self._steps.forgotten(list(self._modules._roots)),
             *self._steps.unused(),
             *self._graphs.findings(),
+            *self._growth.findings(),
+            *self.training_modes.findings(),
         ]
 
 
@@ -251,11 +355,6 @@ def _called_by_user(location: Location | None) -> bool:
 _TORCH_FILES = frozenset({torch.autograd.__file__, sys.modules["torch._tensor"].__file__})
 
 
-def _as_note(finding: Finding) -> str:
-    lines = [f"{_PREFIX}{finding.code} {finding.rule}: {finding.message}"]
-    if finding.location is not None:
-        lines.append(f"  at {relative_path(finding.location.file)}:{finding.location.line}")
-    lines += [f"  {r.role} {relative_path(r.location.file)}:{r.location.line}" for r in finding.related]
-    if finding.hint:
-        lines.append(f"  hint: {finding.hint}")
-    return "\n".join(lines)
+def _identity(error: BaseException) -> tuple[int, str]:
+    """Tells an error from others without holding it, and the frames on its traceback."""
+    return id(error), str(error)

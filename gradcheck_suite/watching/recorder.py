@@ -13,13 +13,18 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from ..capture.dynamo import skip_by_dynamo
 from ..capture.modules import ModuleStack
 from ..capture.recorder import Recorder
+from ..capture.traits import any_requires_grad
 from ..evidence import Location
+from .evaluations import Evaluations
+from .explanations import Cuts
+from .saved import Copies, is_foreign
 
 __all__ = ["Flow", "WatchingRecorder", "Write", "WriteListener"]
 
 _MOST_MEMORIES = 2_048
 _WRITES_EACH = 4
 _MOST_FLOWS = 512
+_CUTS = {"aten::detach": "detach()", "aten::_local_scalar_dense": "item()"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,9 @@ class WriteListener(Protocol):
 
     def follows_gradients(self) -> bool:
         """Whether what is computed from gradients by hand is to be followed now."""
+
+    def compared(self, call: Any) -> None:
+        """An output that was marked as made without gradients was compared with targets."""
 
     def grad_memory(self, memory: int) -> bool:
         """Whether some leaf's ``.grad`` lives there."""
@@ -92,9 +100,12 @@ class WatchingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch's __
 
     def __init__(self, modules: ModuleStack, listener: WriteListener) -> None:
         super().__init__(modules, keep_operations=False, forgiving=True)
+        self.values: Copies = Copies()
         self._listener = listener
         self._writes: OrderedDict[int, deque[Write]] = OrderedDict()
         self.flow = Flow()
+        self.cuts = Cuts()
+        self.evaluations = Evaluations()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = super().__torch_dispatch__(func, types, args, kwargs)
@@ -106,6 +117,12 @@ class WatchingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch's __
                         self._notice_write(traits, args, kwargs or {})
                 elif self._listener.follows_gradients():
                     self._follow(args, out)
+                if self.evaluations and traits is not None:
+                    if torch.is_grad_enabled() and any_requires_grad(args):
+                        self.evaluations.used_in_a_graph()
+                    else:
+                        name = traits.name.partition(".")[0]
+                        self.evaluations.operation(name, args, out, self._listener.compared)
             except Exception:  # a watched program must not fail because its watcher did
                 self._give_up()
         return out
@@ -115,7 +132,33 @@ class WatchingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch's __
         location = call.op.location
         if location is not None and location.function == "forward":
             self._listener.forward_runs(location, call.op.module)
+        if call.segment is None and not call.before:
+            kind = _CUTS.get(call.op.name) or ("" if call.op.grad_enabled else "gradients are switched off")
+            if kind:
+                self.cuts.note(call.op, kind)
         return call
+
+    def _after(self, call: Any, out: Any) -> None:
+        super()._after(call, out)
+        if isinstance(out, torch.Tensor) and not (out.dtype.is_floating_point or out.dtype.is_complex):
+            self.cuts.note(
+                call.op, f"{call.op.name.removeprefix('aten::').partition('.')[0]} makes whole numbers"
+            )
+        # Taken when the operation has returned: only then is complete what it saved.
+        for tensor, ref in call.inputs:
+            if (not ref.requires_grad or self.values.is_exposed(ref.storage)) and is_foreign(tensor):
+                self.values.set_aside(ref.storage, ref.source)
+
+    def expose(self, tensor: torch.Tensor) -> None:
+        """A tensor's memory is handed to NumPy or to whoever asks for its address."""
+        if tensor.layout is torch.strided and tensor.device.type == "cpu":
+            location, _ = self.sources.find(1, look_for_function=False)
+            self.values.expose(self._storage(tensor), location)
+
+    def memory_number(self, tensor: torch.Tensor) -> int | None:
+        """The number of the memory that a tensor lives in, if any operation was recorded on it."""
+        memory = _memory(tensor)
+        return None if memory is None else self._storages.get(memory)
 
     def _matters(self, args: Any, kwargs: Any) -> bool:
         # Nothing that an optimizer does outside a closure's forward can become part of a graph.

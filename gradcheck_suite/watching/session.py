@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
@@ -23,6 +23,7 @@ from ..capture.graph import GraphRecording
 from ..capture.hooks import noting_tensor_hooks
 from ..capture.modules import ModuleStack
 from ..capture.origins import UnrecordableError
+from ..capture.quiet import is_quiet
 from ..capture.recorder import Recorder
 from ..compare.blame import Arrival, arrivals
 from ..evidence import Finding, GradientVerdict, NodeVerdict, Outcome, Report, Testimony, Unverified
@@ -35,6 +36,8 @@ from .doors import innermost, missing_doors, open_doors
 from .hazards import Hazards, Observation
 from .ledger import Ledger, signature
 from .names import Names
+from .saved import is_released
+from .silent import Suspect
 
 __all__ = ["Session", "watch"]
 
@@ -67,7 +70,16 @@ def watch(
 class Session:
     """See :func:`watch`. Sessions may be nested; each watches the thread that entered it."""
 
-    def __init__(self, *, verify: bool, name: str, ignore: tuple[str, ...], ledger: Ledger) -> None:
+    def __init__(
+        self,
+        *,
+        verify: bool,
+        name: str,
+        ignore: tuple[str, ...],
+        ledger: Ledger,
+        whole_program: bool = False,
+    ) -> None:
+        self._whole_program = whole_program  # nobody runs after it who could suffer from what it leaves
         self._verify = verify
         self._name = name
         self._ignore = ignore
@@ -89,6 +101,7 @@ class Session:
         self._names = Names(self._modules.parameter_names)
         self._hazards = Hazards(self._modules, self._names)
         self._past: list[Finding] = []
+        self._looking = False
         self.internal_errors: list[str] = []
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -111,6 +124,9 @@ class Session:
             stack.callback(recorder.sources.stop_at, None)
             self._recorder = recorder
             stack.enter_context(recorder)
+            self._hazards.modes.begin()
+            modes = self._hazards.training_modes
+            stack.enter_context(modes.observing(self._is_watching, recorder.evaluations.mark))
             for door in missing_doors():
                 self._unverified["every backward", f"this torch has no {door}"] += 1
             stack.enter_context(open_doors())
@@ -128,6 +144,8 @@ class Session:
         stack, self._stack = self._stack, None
         recorder, self._recorder = self._recorder, None
         self._seconds += time.perf_counter() - self._started
+        with self._guarded():
+            self._hazards.ended(error, whole_program=self._whole_program)
         if stack is not None:
             stack.close()
         if recorder is not None:
@@ -139,6 +157,9 @@ class Session:
         if recorder is not None:
             for subclass in sorted(recorder.subclasses):
                 self._unverified[f"operations on {subclass}", "a tensor subclass dispatches by itself"] += 1
+
+    def _is_watching(self) -> bool:
+        return innermost.get() is self and self.owns_thread() and not is_quiet()
 
     def owns_thread(self) -> bool:
         """Whether the running thread is the one that is watched."""
@@ -176,6 +197,33 @@ class Session:
             return self._hazards.zeroing(owner)
         return None
 
+    def refused(self, outputs: Sequence[Any], error: BaseException) -> None:
+        """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
+        with self._guarded():
+            self._hazards.refused(outputs, error)
+
+    def switching(self, enabled: bool) -> None:
+        """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
+        with self._guarded():
+            self._hazards.modes.switching(enabled)
+
+    def inference(self, entered: bool) -> None:
+        """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
+        with self._guarded():
+            self._hazards.modes.inference(entered)
+
+    def putting_to_eval(self, module: torch.nn.Module) -> None:
+        """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
+        with self._guarded():
+            self._hazards.training_modes.putting_to_eval(module)
+
+    def exposing(self, tensor: torch.Tensor) -> None:
+        """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
+        if self._looking:
+            return  # at what was recorded, ourselves
+        with self._guarded():
+            self._hazards.exposing(tensor)
+
     def warned(self, message: str, file: str, line: int) -> None:
         """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
         with self._guarded():
@@ -207,14 +255,20 @@ class Session:
         began = time.perf_counter()
         graph: GraphRecording | None = None
         plan: dict[int, tuple[Any, ...]] = {}
+        observed = False
         observation: Observation | None = None
+        suspects: dict[int, Suspect] = {}
         try:
             recorder.finish_forward()
             observation = self._hazards.before_backward(outputs, args, kwargs)
-            if recorder.broken is None and self._verify:
+            if observation is not None:
+                suspects = observation.suspects
+            to_judge = bool(suspects) and self._hazards.silent.wants(suspects)
+            if recorder.broken is None and (self._verify or to_judge):
                 if all(isinstance(output, torch.Tensor) for output in outputs):
                     graph = GraphRecording(recorder, outputs)
-                    plan = self._plan(recorder, graph)
+                    plan = self._plan(recorder, graph, suspects) if self._verify else {}
+                    observed = bool(plan) or to_judge
                 else:
                     self._unverified["a backward", "it starts from graph edges, not from tensors"] += 1
         except Exception:  # a watched program must not fail because its watcher did
@@ -223,7 +277,7 @@ class Session:
             graph = None
         self._own_seconds += time.perf_counter() - began
         given = (args[0] if args else None) or ()
-        observing = recorder.backward_phase() if graph is None or not plan else graph.observing(given)
+        observing = recorder.backward_phase() if graph is None or not observed else graph.observing(given)
         try:
             with observing:
                 result = original(outputs, *args, **kwargs)
@@ -231,18 +285,25 @@ class Session:
             self._ended(observation, error)
             raise
         self._ended(observation, None)
-        if graph is None or not plan:
-            return result
         began = time.perf_counter()
+        self._looking = True
         try:
             with _disable_current_modes(), torch.no_grad():
-                given = args[0] if args else None
-                targets = args[3] if len(args) > 3 and args[3] else None
-                self._look_at(recorder, graph, plan, outputs, given, targets)
+                if graph is not None and observed:
+                    given = args[0] if args else None
+                    targets = args[3] if len(args) > 3 and args[3] else None
+                    self._look_at(recorder, graph, plan, suspects, outputs, given, targets)
+                elif suspects:
+                    self._hazards.silent.judge(None, suspects, self._counts["backwards"], None)
         except UnrecordableError as error:
             self._unverified["a backward", f"it works on a {error.kind}"] += 1
         except Exception:  # likewise
             self.internal_errors.append(traceback.format_exc())
+        finally:
+            self._looking = False
+        if observation is not None:
+            with self._guarded():
+                self._hazards.release(observation)
         self._own_seconds += time.perf_counter() - began
         return result
 
@@ -251,13 +312,17 @@ class Session:
             with self._guarded():
                 self._hazards.after_backward(observation, error)
 
-    def _plan(self, recorder: Recorder, graph: GraphRecording) -> dict[int, tuple[Any, ...]]:
+    def _plan(
+        self, recorder: Recorder, graph: GraphRecording, suspects: Mapping[int, Suspect]
+    ) -> dict[int, tuple[Any, ...]]:
         """The nodes to verify in this backward, with their signatures."""
         plan: dict[int, tuple[Any, ...]] = {}
         for key, node in graph.by_key.items():
-            if key < 0:
+            if key < 0 or key in suspects:
                 continue
             origin = recorder.origin_of(node)
+            if origin is not None and is_released(origin):
+                continue  # it was verified when an earlier backward freed it
             mark = signature(node.name(), origin)
             if self._ledger.take(mark, function=origin is not None and origin.role == "function"):
                 plan[key] = mark
@@ -268,6 +333,7 @@ class Session:
         recorder: Recorder,
         graph: GraphRecording,
         plan: dict[int, tuple[Any, ...]],
+        suspects: Mapping[int, Suspect],
         outputs: Sequence[torch.Tensor],
         given: Sequence[torch.Tensor | None] | None,
         targets: Sequence[Any] | None,
@@ -279,6 +345,9 @@ class Session:
         names = self._leaf_names(graph)
         trace = graph.trace(cotangents, names, {}, {}, targets)
         fallback = fallback_for(recorder, graph.by_key)
+        wrong = self._hazards.silent.judge(trace, suspects, self._counts["backwards"], fallback)
+        if not self._verify:
+            return
         checked: dict[int, tuple[NodeVerdict, EdgeOutcomes]] = {}
         for key, mark in plan.items():
             record = trace.nodes[key]
@@ -324,6 +393,8 @@ class Session:
             key: checked[key][1] if key in checked else dict.fromkeys(range(len(node.edges)), Outcome.AGREE)
             for key, node in trace.nodes.items()
         }
+        for key in wrong:
+            edges_of[key] = dict.fromkeys(edges_of[key], Outcome.DISAGREE)
         everywhere = {**sums, **at_hooks}
         self._note_leaves(graph, names, arrivals(trace, edges_of, everywhere), everywhere)
 

@@ -1,0 +1,16 @@
+"""Compares the predicted classes with the wanted ones: argmax has no derivative."""
+
+import torch
+
+torch.manual_seed(0)
+model = torch.nn.Linear(4, 3)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+inputs, wanted = torch.randn(16, 4), torch.randint(3, (16,))
+
+for _ in range(5):
+    predicted = model(inputs).argmax(dim=1)
+    loss = (predicted.float() - wanted.float()).pow(2).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+print(f"loss {loss.item():.4f}")

@@ -1,0 +1,156 @@
+"""What autograd has saved for a backward, and which of the recorded values may differ from it by now.
+
+A recorded value is copied just before an operation overwrites its memory. Memory that others can write to without an
+operation (NumPy, a kernel that was handed an address) is copied before they get hold of it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.autograd.function import BackwardCFunction
+
+from ..capture.origins import NodeOrigin
+from ..capture.traits import tensors_of
+from ..capture.values import CopyOnWrite, TensorValue
+from ..evidence import Array, Location, TensorRef
+
+__all__ = ["Copies", "is_foreign", "is_released", "refs_of", "release", "saved_tensors"]
+
+_MOST_BYTES = 256 * 2**20
+_MOST_MEMORIES = 4_096
+
+_RAW = "_raw_saved_"
+_OF_FUNCTION = "_raw_saved_tensors"  # in a custom Function's node
+_RUNNING = frozenset(("running_mean", "running_var"))
+_names_of: dict[type, tuple[str, ...]] = {}
+
+
+class Copies(CopyOnWrite):
+    """Copies recorded values before they are overwritten, and remembers which memory that concerned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._copied: dict[int, list[weakref.ref[TensorValue]]] = {}
+        self._exposed: dict[int, Location | None] = {}
+
+    def before_write(self, storage: int) -> list[TensorValue]:
+        saved = super().before_write(storage)
+        if saved:
+            self._copied.setdefault(storage, []).extend(weakref.ref(value) for value in saved)
+        return saved
+
+    def expose(self, storage: int, location: Location | None) -> None:
+        """Memory number ``storage`` is handed to somebody who can write to it unseen."""
+        if len(self._exposed) < _MOST_MEMORIES:
+            self._exposed.setdefault(storage, location)
+        self.before_write(storage)
+
+    def set_aside(self, storage: int, value: TensorValue) -> None:
+        """Copy a value now: its memory is not torch's own."""
+        alias = value.tensor
+        if alias.numel() * alias.element_size() <= _MOST_BYTES:
+            value.tensor = alias.clone()
+            self._copied.setdefault(storage, []).append(weakref.ref(value))
+
+    def is_exposed(self, storage: int) -> bool:
+        """Whether somebody was seen to get hold of this memory."""
+        return storage in self._exposed
+
+    def exposed_at(self, storage: int) -> Location | None:
+        """Where somebody got hold of it, if that was seen."""
+        return self._exposed.get(storage)
+
+    def touched(self) -> set[int]:
+        """Numbers of the memory that a value was copied from which somebody still holds."""
+        if not self._copied:
+            return set()
+        self._copied = {
+            storage: living
+            for storage, references in self._copied.items()
+            if (living := [r for r in references if r() is not None])
+        }
+        return set(self._copied)
+
+
+def is_foreign(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's memory belongs to, or is shared with, NumPy or whoever else made it."""
+    return (
+        tensor.layout is torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.untyped_storage().resizable()
+    )
+
+
+def saved_tensors(node: Any) -> Iterator[torch.Tensor]:
+    """What a node has saved and still holds, as its backward would read it.
+
+    Nothing is unpacked that a user's hook packed (checkpointing computes in there), and what torch itself will refuse
+    is left out: freed tensors, and those whose version was advanced.
+    """
+    kind = type(node)
+    names = _names_of.get(kind)
+    if names is None:
+        names = _names_of[kind] = tuple(name for name in dir(node) if name.startswith(_RAW))
+    # In training mode batch norm saves its running statistics and does not use them.
+    training = getattr(node, "_saved_training", getattr(node, "_saved_train", False))
+    for name in names:
+        if training and name.removeprefix(_RAW) in _RUNNING:
+            continue
+        try:
+            raw = getattr(node, name)
+            packed = raw if isinstance(raw, list | tuple) else (raw,)
+            if any(one is not None and getattr(one, "unpack_hook", one) is not None for one in packed):
+                continue
+            value = getattr(
+                node,
+                "saved_tensors"
+                if name == _OF_FUNCTION and isinstance(node, BackwardCFunction)
+                else name.removeprefix("_raw"),
+            )
+        except RuntimeError:
+            continue
+        yield from tensors_of(value if isinstance(value, list | tuple) else (value,))
+
+
+class _Released:
+    """Stands for a value that nobody needs any more."""
+
+    def array(self) -> Array:
+        raise LookupError("reading a recorded value failed: its graph was freed. Read it before that.")
+
+    def wide(self) -> Array:
+        return self.array()
+
+    def identity(self) -> object:
+        return self
+
+
+_RELEASED = _Released()
+
+
+def release(origin: NodeOrigin) -> None:
+    """Let go of what a node's operations worked on; what they were called, made and where they ran stays known."""
+    for op in origin.ops:
+        op.args, op.kwargs, op.written = (), {}, ()
+        for ref in refs_of(op.outputs):
+            ref.source = _RELEASED
+    origin.arguments, origin.returned = None, []
+    origin.base_before = origin.base_after = origin.view = None
+
+
+def is_released(origin: NodeOrigin) -> bool:
+    """Whether :func:`release` was called for it."""
+    return any(ref.source is _RELEASED for op in origin.ops[:1] for ref in refs_of(op.outputs))
+
+
+def refs_of(values: Any) -> Iterator[TensorRef]:
+    """Every tensor among values, however nested."""
+    for value in values:
+        if isinstance(value, TensorRef):
+            yield value
+        elif isinstance(value, list | tuple | type({}.values())):
+            yield from refs_of(value)
