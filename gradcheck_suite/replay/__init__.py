@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .free import FreeRun, run_free
 from .local import LocalDifference, LocalGradients, Unexplained, edge_groups, local_gradients
+from .narrow import narrow_gradients
 
 __all__ = [
     "FreeRun",
@@ -15,5 +16,6 @@ __all__ = [
     "Unexplained",
     "edge_groups",
     "local_gradients",
+    "narrow_gradients",
     "run_free",
 ]

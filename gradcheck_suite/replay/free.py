@@ -7,6 +7,7 @@ recorded graph's gradient right end to end", not "is the graph the function".
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,10 +17,13 @@ import numpy as np
 from ..engine import Perturbation, Tensor, perturbed
 from ..engine import grad as engine_grad
 from ..evidence import Array, OpRecord, TensorRef, Trace
-from .memory import Memory, is_differentiable, to_engine_array
+from .memory import Memory, as_recorded, is_differentiable, to_engine_array
 from .operations import NoMeaningError, compute, floating_outputs, looks_anew, moves_memory_only
 
-__all__ = ["FreeRun", "run_free"]
+__all__ = ["TOO_LATE", "FreeRun", "run_free"]
+
+TOO_LATE = "it would not be over in time"
+"""The reason in ``FreeRun.missing`` of a run that was given up."""
 
 
 @dataclass
@@ -40,9 +44,16 @@ class FreeRun:
     operations: int = 0
 
 
+# A backward takes about twice its forward, and here it cannot be left half-way.
+_BACKWARD = 2.5
+
+
 class _Runner:
-    def __init__(self, trace: Trace, eps: float | None, rng: np.random.Generator) -> None:
+    def __init__(
+        self, trace: Trace, eps: float | None, rng: np.random.Generator, deadline: float = float("inf")
+    ) -> None:
         self.trace = trace
+        self.deadline = deadline
         self.eps = eps
         self.rng = rng
         self.memory = Memory()
@@ -110,11 +121,17 @@ class _Runner:
             )
         return value
 
-    def run(self) -> None:
+    def run(self) -> bool:
+        """The forward; False where it, or the backward that follows, would not be over by the deadline."""
+        started = time.monotonic()
         for op in self.trace.ops:
             if op.phase == "forward":
                 self.step(op)
+                if time.monotonic() > self.deadline:
+                    return False
         self.function = None
+        now = time.monotonic()
+        return now + _BACKWARD * (now - started) <= self.deadline
 
     def step(self, op: OpRecord) -> None:
         if op.function is not None:
@@ -222,19 +239,32 @@ def _tensors(values: Any) -> list[TensorRef]:
     return found
 
 
-def run_free(trace: Trace, *, eps: float | None = None, seed: int = 0) -> FreeRun:
+def run_free(
+    trace: Trace,
+    *,
+    eps: float | None = None,
+    seed: int = 0,
+    deadline: float | None = None,
+    narrow: bool = False,
+) -> FreeRun:
     """Run the trace in the engine.
 
     Args:
         trace: forward and backward as recorded.
         eps: run in Monte-Carlo arithmetic with this relative error instead (for measuring sensitivity).
         seed: of the perturbations.
+        deadline: ``time.monotonic()`` by which it must be over; what would take longer is given up, with a reason in
+            ``missing``.
+        narrow: compute in float32, for a trace in which everything is.
     """
     rng = np.random.default_rng(seed)
     noisy: AbstractContextManager[None] = nullcontext() if eps is None else perturbed(eps, rng)
-    runner = _Runner(trace, eps, rng)
-    with np.errstate(all="ignore"), noisy:
-        runner.run()
+    runner = _Runner(trace, eps, rng, float("inf") if deadline is None else deadline)
+    with np.errstate(all="ignore"), noisy, as_recorded() if narrow else nullcontext():
+        if not runner.run():
+            return FreeRun(
+                dict.fromkeys(trace.leaves), [None] * len(trace.roots), {"time": TOO_LATE}, runner.operations
+            )
         heads: list[Tensor] = []
         cotangents: list[Tensor] = []
         outputs: list[Array | None] = []
@@ -247,7 +277,7 @@ def run_free(trace: Trace, *, eps: float | None = None, seed: int = 0) -> FreeRu
                 heads.append(value)
                 cotangent = root.cotangent.array()
                 kind = np.complex128 if value.dtype.kind == "c" else np.float64
-                cotangents.append(Tensor(cotangent.astype(kind, copy=False)))
+                cotangents.append(Tensor(cotangent if narrow else cotangent.astype(kind, copy=False)))
         wanted = [(name, leaf) for name, key in trace.leaves.items() for leaf in runner.leaves.get(key, [])]
         found: tuple[Tensor | None, ...] = (None,) * len(wanted)
         if heads and wanted:

@@ -23,7 +23,15 @@ from .operations import NoMeaningError, compute, looks_anew, moves_memory_only
 from .refusals import Unexplained, refuse_opaque, refuse_other_looks, tensor_arguments
 from .spread import measured_spread
 
-__all__ = ["LocalDifference", "LocalGradients", "Unexplained", "edge_groups", "execute", "local_gradients"]
+__all__ = [
+    "LocalDifference",
+    "LocalGradients",
+    "Unexplained",
+    "edge_groups",
+    "execute",
+    "forward_outputs",
+    "local_gradients",
+]
 
 
 # Their meaning reads the recorded result beside the argument (the slope that was drawn is their quotient, the step their
@@ -179,6 +187,31 @@ def _moved(
         return np.zeros(())
 
     return LocalGradients(gradients, groups, [], exact, exact, lambda *_: None)
+
+
+def forward_outputs(
+    node: NodeRecord, leaves: dict[int, Tensor], noise: Perturbation | None = None
+) -> list[Any]:
+    """What a node's recorded operations make of these tensors in the place of its inputs, one value per slot.
+
+    Args:
+        node: its role is not ``"unknown"``.
+        leaves: by position of the gradient edge.
+        noise: applied to every other floating argument, in Monte-Carlo arithmetic.
+
+    Raises:
+        Unexplained: with the reason.
+    """
+    if node.role == "view-of-written":
+        ref, view = node.inputs[0], node.outputs[0]
+        if ref is None or view is None:
+            raise Unexplained(f"what {node.name} looked at was not recorded")
+        memory = Memory()
+        memory.bind(ref, leaves[0])
+        return [memory.read(view)]
+    if noise is None:
+        return _forward(node, leaves, None, None)
+    return _forward(node, leaves, noise.eps, noise.rng)
 
 
 def _moved_by_operation(node: NodeRecord, ref: TensorRef, leaf: Tensor, slots: Iterable[int]) -> list[Any]:

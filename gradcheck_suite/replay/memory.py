@@ -8,7 +8,9 @@ are stale windows read again from memory (a gather), and only a write through a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +20,7 @@ from ..engine import Tensor
 from ..engine import ops as e
 from ..evidence import Array, TensorRef
 
-__all__ = ["Memory", "is_differentiable", "to_engine_array"]
+__all__ = ["Memory", "as_recorded", "is_differentiable", "to_engine_array"]
 
 Geometry = tuple[tuple[int, ...], tuple[int, ...], int]
 
@@ -28,9 +30,22 @@ def is_differentiable(dtype: str) -> bool:
     return dtype.startswith(("float", "bfloat", "complex"))
 
 
+_AS_RECORDED: ContextVar[bool] = ContextVar("gradcheck_suite_as_recorded", default=False)
+
+
+@contextmanager
+def as_recorded() -> Iterator[None]:
+    """While it lasts, the engine computes in the precision of what was recorded."""
+    token = _AS_RECORDED.set(True)
+    try:
+        yield
+    finally:
+        _AS_RECORDED.reset(token)
+
+
 def to_engine_array(ref: TensorRef) -> Array:
     """The recorded contents in the engine's precision: float64 or complex128; integers and booleans as they are."""
-    return ref.source.wide()
+    return ref.source.array() if _AS_RECORDED.get() else ref.source.wide()
 
 
 def _value(array: Array) -> Any:

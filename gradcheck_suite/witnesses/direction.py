@@ -61,8 +61,8 @@ def aligned(tensor: Tensor, like: Tensor) -> Tensor:
 def norm(tensor: Tensor) -> float:
     """Root of the sum of squares; not finite where an element is not."""
     values = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-    if values.dtype is torch.float64:
-        found = float(torch.linalg.vector_norm(values))
+    if values.dtype in (torch.float64, torch.float32):
+        found = float(torch.linalg.vector_norm(values, dtype=torch.float64))
         if 1e-140 < found < math.inf:
             return found
     if not values.numel():

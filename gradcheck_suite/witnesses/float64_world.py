@@ -85,6 +85,7 @@ class World:
     dirty: set[str] = field(default_factory=set)
     overwrites: bool | None = None
     still: Mapping[str, Tensor] = field(default_factory=dict)
+    borrowed: bool = False
 
     def run(self) -> list[Tensor]:
         """The outputs that have a cotangent, from the present leaves."""
@@ -162,8 +163,11 @@ class World:
             total += _inner(cotangent, difference)
         return total if math.isfinite(total) else None
 
-    def differentiate(self) -> None:
+    def differentiate(self, known: Mapping[str, Tensor | None] | None = None) -> None:
         """Run at the base point; keep outputs, autograd's gradients and the noise of one evaluation.
+
+        Args:
+            known: gradients by leaf to be compared instead of this world's own, for as long as that settles agreement.
 
         Raises:
             Abstain: outputs are not finite, or the function insists on half precision.
@@ -187,7 +191,11 @@ class World:
             torch.where(mask, c.to(o.device, o.dtype), torch.zeros((), device=o.device, dtype=o.dtype))
             for mask, c, o in zip(finite, self.cotangents, self.outputs)
         ]
-        self._autograd(results)
+        if known is None:
+            self._autograd(results)
+        else:
+            self._keep(known)
+        self.borrowed = known is not None
         del results
         assert self.snapshot is not None
         # The only thorough one: it learns which tensors the forward writes to behind their version counters.
@@ -225,15 +233,24 @@ class World:
         names = list(self.leaves)
         found: Sequence[Tensor | None] = [None] * len(names)
         if tracked:
-            outputs, cotangents = zip(*tracked)
+            outputs = [result for result, _ in tracked]
+            cotangents = [cotangent.clone() for _, cotangent in tracked]  # a backward may write into it
             leaves = [self.leaves[name] for name in names]
             mode: Any = InFloat64() if self.wide else torch.enable_grad()
+            versions = [leaf._version for leaf in leaves]
             with mode:
                 found = torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True)
+            written = {n for n, leaf, version in zip(names, leaves, versions) if leaf._version != version}
+            if written:  # by a backward, which may return what it wrote into as a gradient
+                found = [None if g is None else g.clone() for g in found]
+                self.dirty |= written
+        self._keep(dict(zip(names, found)))
+
+    def _keep(self, found: Mapping[str, Tensor | None]) -> None:
         self.unusable, self.absent = [], set()
         self.gradients, self.norms = {}, {}
-        for name, gradient in zip(names, found):
-            leaf = self.leaves[name]
+        for name, leaf in self.leaves.items():
+            gradient = found[name]
             if gradient is None:
                 self.absent.add(name)
                 self.gradients[name], self.norms[name] = torch.zeros_like(flat(leaf.data)), 0.0
@@ -424,13 +441,13 @@ def _remove_gradient_hooks(function: object, tensors: Iterable[Tensor]) -> None:
             tensor._backward_hooks = None
 
 
-def settle(world: World) -> None:
-    """Measure scales and differentiate once at the base point."""
+def settle(world: World, known: Mapping[str, Tensor | None] | None = None) -> None:
+    """Measure scales and differentiate once at the base point, or take the gradients that are ``known``."""
     leaves = list(world.leaves.values())
     world.snapshot = Snapshot(world.model, world.args, world.kwargs, leaves, world.loss, elsewhere=leaves)
     sizes = {n: norm(leaf.data) / math.sqrt(max(1, leaf.numel())) for n, leaf in world.leaves.items()}
-    known = sorted(size for size in sizes.values() if size > 0)
+    positive = sorted(size for size in sizes.values() if size > 0)
     # A tensor of zeros (a fresh bias) has no scale of its own: it is moved like its typical neighbour.
-    typical = known[len(known) // 2] if known else 1.0
+    typical = positive[len(positive) // 2] if positive else 1.0
     world.scales = {name: size if size > 0 else typical for name, size in sizes.items()}
-    world.differentiate()
+    world.differentiate(known)

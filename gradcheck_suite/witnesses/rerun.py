@@ -20,6 +20,9 @@ from .decomposition import overload_of, torch_arguments, torch_tensor
 
 __all__ = ["Rerun", "rerun_of"]
 
+# Where torch.library makes Functions out of ``register_autograd``.
+_GENERATED = "torch._library.autograd"
+
 Rerun = Callable[[Mapping[int, Array], bool], "list[Array | None]"]
 """Values by position of the gradient edge, and whether to compute in float64; gives one result per slot."""
 
@@ -33,6 +36,8 @@ def rerun_of(node: NodeRecord, origin: NodeOrigin | None) -> Rerun:
     if node.role == "op" and len(node.ops) == 1:
         return _quietly(_operation(node, node.ops[0]))
     if origin is not None and origin.function_class is not None:
+        if origin.function_class.__module__ == _GENERATED:
+            return _quietly(_library_operation(node, origin.arguments))
         return _quietly(_function(node, origin.function_class, origin.arguments))
     raise Unexplained("its forward cannot be run again by itself")
 
@@ -137,6 +142,30 @@ def _function(node: NodeRecord, cls: Any, arguments: Sequence[Any] | None) -> Re
         ]
 
     return run
+
+
+def _library_operation(node: NodeRecord, arguments: Sequence[Any] | None) -> Rerun:
+    """A ``torch.library.custom_op``: torch makes a Function for it, with what its dispatcher needs."""
+    op = node.ops[0] if len(node.ops) == 1 else None
+    overload = overload_of(op.name) if op is not None else None
+    if overload is None or not arguments:
+        raise Unexplained("the arguments that its forward was called with are not known")
+    return _function(node, _Library(overload), arguments)
+
+
+class _Library:
+    """What ``apply`` of a generated Function comes down to: the operation itself."""
+
+    def __init__(self, overload: Any) -> None:
+        self._overload = overload
+
+    def apply(self, *arguments: Any) -> Any:
+        """Call the operation; where it comes last, what is for torch's dispatcher is left out."""
+        keywords: dict[str, Any] = {}
+        if arguments and hasattr(arguments[-1], "keyset"):
+            keywords = dict(getattr(arguments[-1], "keyword_only_args", {}))
+            arguments = arguments[:-1]
+        return self._overload(*arguments, **keywords)
 
 
 def _matters(value: torch.Tensor) -> bool:

@@ -11,7 +11,10 @@ from ..compare.tolerance import coarsest_eps, is_differentiable_dtype
 from ..evidence import Array, Comparison, NodeRecord, Outcome, TensorRef, Testimony
 from ..replay import LocalDifference, LocalGradients, Unexplained
 
-__all__ = ["Accusation", "beyond_the_domain", "second_opinion"]
+__all__ = ["AT_A_KINK", "Accusation", "beyond_the_domain", "second_opinion"]
+
+AT_A_KINK = "at a kink"
+"""How the reason begins where torch's choice is one of several that are right."""
 
 # torch's algorithm may lose a few more digits than the engine's (a product of reflectors that is undone by their
 # inverses): below this many units in the last place a disagreement needs a second witness.
@@ -99,9 +102,7 @@ def _look(case: Accusation, comparison: Comparison) -> tuple[Testimony, bool]:
     # Relative to the gap: one-sided slopes that differ by rounding alone excuse nothing.
     margin = 0.05 * (high - low)
     if difference.kink and low - margin <= a <= high + margin:
-        reason = (
-            f"at a kink: torch's choice {a:.4g} lies between the one-sided slopes {low:.4g} and {high:.4g}"
-        )
+        reason = f"{AT_A_KINK}: torch's choice {a:.4g}{_at(comparison)} lies between the one-sided slopes {low:.4g} and {high:.4g}"
         return case.testimony(Outcome.AGREE, comparison, reason), True
     if difference.kink and low - margin <= e <= high + margin:
         return case.testimony(Outcome.DISAGREE, comparison), False
@@ -110,6 +111,10 @@ def _look(case: Accusation, comparison: Comparison) -> tuple[Testimony, bool]:
         return case.testimony(Outcome.INCONCLUSIVE, comparison, reason, difference.value), False
     confirmed = difference.error < abs(e - a) / 4
     return case.testimony(Outcome.DISAGREE, comparison, value=difference.value if confirmed else None), False
+
+
+def _at(comparison: Comparison) -> str:
+    return f" at {list(comparison.index)}" if comparison.index else ""
 
 
 def _difference(case: Accusation, index: tuple[int, ...], unit: complex) -> LocalDifference | None:

@@ -22,7 +22,7 @@ from ..capture.values import TensorValue
 from ..errors import GradcheckError, InputError, ModelError, NothingToVerifyError
 from ..evidence import ArraySource, NodeRecord, TensorRef, Trace
 
-__all__ = ["ReverseRun", "record_reverse"]
+__all__ = ["ReverseRun", "record_reverse", "reentrant_backward"]
 
 
 class ReverseRun:
@@ -188,7 +188,7 @@ def record_reverse(
     with graph.observing(started), recorder:
         try:
             if reentrant:
-                found = _reentrant_backward(tensors, list(wanted.values()), started, named_leaves.values())
+                found = reentrant_backward(tensors, list(wanted.values()), started, named_leaves.values())
             else:
                 found = torch.autograd.grad(
                     tensors, list(wanted.values()), started, retain_graph=True, allow_unused=True
@@ -208,7 +208,7 @@ def record_reverse(
     )
 
 
-def _reentrant_backward(
+def reentrant_backward(
     outputs: Sequence[torch.Tensor],
     leaves: Sequence[torch.Tensor],
     cotangents: Sequence[torch.Tensor],
@@ -219,17 +219,20 @@ def _reentrant_backward(
     What was in ``.grad`` is put back by whoever preserves the state. Hooks that act on ``.grad`` (an optimizer that steps
     in the backward) must not run.
     """
-    waiting: list[tuple[torch.Tensor, Any]] = []
+    waiting: list[tuple[Any, dict[Any, Any]]] = []
     for leaf in {id(t): t for t in (*leaves, *all_leaves)}.values():
-        waiting.append((leaf, leaf._post_accumulate_grad_hooks))
-        leaf._post_accumulate_grad_hooks = None  # type: ignore[assignment]
+        hooks = leaf._post_accumulate_grad_hooks
+        if hooks:
+            # Emptied, not taken away: torch keeps the dictionary itself.
+            waiting.append((hooks, dict(hooks)))
+            hooks.clear()
         leaf.grad = None
     try:
         torch.autograd.backward(outputs, cotangents, retain_graph=True)
         return [leaf.grad for leaf in leaves]
     finally:
-        for leaf, hooks in waiting:
-            leaf._post_accumulate_grad_hooks = hooks
+        for hooks, content in waiting:
+            hooks.update(content)
 
 
 def _raised(attempt: str, error: BaseException, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

@@ -348,3 +348,42 @@ def test_the_free_run_uses_the_decomposition(without: Callable[..., None]) -> No
     report = check_gradients(lambda x: F.gelu(x).square(), leaf(4, 3))
     (gradient,) = report.gradients
     assert any(t.witness == "replay" and t.outcome is Outcome.AGREE for t in gradient.testimonies)
+
+
+# -- torch.library ---------------------------------------------------------------------------------------------------
+
+
+def _registered(name: str, factor: float) -> Any:
+    """``scale * x ** 3`` as a custom operation in NumPy; right when ``factor`` is 3."""
+
+    @torch.library.custom_op(f"gradcheck_suite_tests::{name}", mutates_args=())
+    def cube(x: Tensor, scale: float) -> Tensor:
+        return torch.from_numpy(scale * x.detach().numpy() ** 3)
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.scale = inputs[1]
+
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return factor * ctx.scale * cotangent * x**2, None
+
+    cube.register_autograd(backward, setup_context=setup_context)
+    return cube
+
+
+def test_an_operation_of_torch_library_is_differentiated_numerically() -> None:
+    report = check_gradients(lambda x: _RIGHT(x, 0.5).sin(), torch.randn(5, 3, dtype=torch.float64))
+    assert report.ok, str(report)
+    assert report.counts["nodes_numerical"] == 1
+
+
+def test_a_wrong_backward_of_an_operation_of_torch_library_is_found_at_its_line() -> None:
+    report = check_gradients(lambda x: _WRONG(x, 0.5).sin(), torch.randn(5, 3, dtype=torch.float64))
+    (finding,) = report.errors
+    assert finding.code == "GC101"
+    assert "2/3 everywhere" in finding.hint
+    assert [(r.role, r.location.file) for r in finding.related if r.location] == [("backward", __file__)]
+
+
+_RIGHT, _WRONG = _registered("right_cube", 3.0), _registered("wrong_cube", 2.0)
