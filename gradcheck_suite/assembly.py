@@ -34,12 +34,14 @@ from .evidence import (
 from .rules.detached_graph import DetachedGraph
 from .rules.gradient_mismatch import GradientMismatch
 from .rules.nan_gradient import NanGradient
+from .rules.nonsmooth_point import NonsmoothPoint
 from .rules.reproduction import reproduce
 from .rules.suppression import suppress
 from .rules.unused_parameter import UnusedParameter
 from .rules.unverified import Unverified as UnverifiedRule
 from .witnesses.engine import EdgeOutcomes
 from .witnesses.finite_difference import FiniteDifferenceResult
+from .witnesses.kinks import nonsmooth_points
 from .witnesses.replay import ReplayTestimony
 from .witnesses.torch_reverse import ReverseRun
 from .wording import relative_path
@@ -78,6 +80,17 @@ def assemble(
         *sum_findings(trace, plain_sums, run.recorder.backward_writes),
     ]
     findings.extend(NanGradient.from_trace(trace))
+    findings.extend(
+        NonsmoothPoint.from_line(
+            point.ops,
+            point.remarks,
+            elements=point.elements,
+            index=point.index,
+            location=point.location,
+            module=point.module,
+        )
+        for point in nonsmooth_points(trace, checked)
+    )
     findings.extend(repetition)
     unverified = collect_unverified(checked, hooked, replay)
     # A hook that changes a gradient on purpose, or a node already found wrong, explains a difference of the whole.
@@ -91,19 +104,22 @@ def assemble(
     for supplement in supplements:
         findings.extend(supplement.findings)
         unverified.extend(supplement.unverified)
-    if run.inner:
+    further = {g.name: g for supplement in supplements for g in supplement.gradients}
+    unseen = [name for name in run.inner if name not in further]
+    if unseen:
         reason = "re-entrant checkpointing computes it in a backward of its own, which was not recorded"
-        unverified.append(Unverified(f"gradient of {', '.join(run.inner[:4])}", reason, len(run.inner)))
+        unverified.append(Unverified(f"gradient of {', '.join(unseen[:4])}", reason, len(unseen)))
     unused = [name for name in run.unreached if name in parameters]
     findings.extend(UnusedParameter.from_names(unused, {name: parameters[name].numel() for name in unused}))
     findings.extend(UnverifiedRule.from_entries(unverified))
     kept, suppressed = suppress(merge(findings), ignore)
     kept.sort(key=lambda f: -f.severity)
     verdicts = [verdict for verdict, _ in checked.values()]
+    verdicts.extend(node for supplement in supplements for node in supplement.nodes)
     return Report(
         title=title,
         findings=tuple(kept),
-        gradients=tuple(gradients),
+        gradients=(*gradients, *further.values()),
         nodes=tuple(verdicts),
         unverified=tuple(unverified),
         testimonies=(
@@ -123,7 +139,7 @@ def assemble(
         timings=timings,
         counts={
             "operations": len(trace.ops),
-            "nodes": len(checked),
+            "nodes": len(verdicts),
             **{f"nodes_{how or 'unverified'}": n for how, n in Counter(v.how for v in verdicts).items()},
             "elements": sum(v.elements for v in verdicts),
             "sums": len(sums),

@@ -95,14 +95,37 @@ def check(
             help="Shapes of the inputs, separated by ';': '2,3,32,32' or '4,16:int<100>' for whole numbers below 100."
         ),
     ] = "",
-    order: Annotated[int, typer.Option(min=1, max=2, help="2 also checks the gradient of the gradient.")] = 1,
+    order: Annotated[
+        int, typer.Option(min=1, max=3, help="2 also checks the gradient of the gradient, 3 once more.")
+    ] = 1,
+    forward_mode: Annotated[
+        bool, typer.Option("--forward-mode", help="Also check torch's forward mode (JVPs).")
+    ] = False,
+    device: Annotated[
+        list[str] | None, typer.Option(help="Verify there as well and compare; may be repeated.")
+    ] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(help="Compare torch.compile's gradients with this backend; may be repeated."),
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Share of a tensor's largest entry that an error may be.", show_default="derived"),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     dtype: Annotated[
         str,
         typer.Option(help=f"Convert model and inputs first: {', '.join(_DTYPES)}.", show_default="their own"),
     ] = "",
     ignore: Annotated[list[str] | None, typer.Option(help="A rule to silence; may be repeated.")] = None,
-    budget: Annotated[float | None, typer.Option(help="Seconds that optional witnesses may take.")] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="Seconds for the whole check; what does not fit is sampled and counted."),
+    ] = None,
+    progress: Annotated[
+        bool | None,
+        typer.Option("--progress/--no-progress", help="Show the stages.", show_default="on a terminal"),
+    ] = None,
     fail_on: Annotated[
         str, typer.Option(help=f"Lightest finding that fails: {', '.join(FAIL_ON)}.", show_default="error")
     ] = "",
@@ -133,9 +156,14 @@ def check(
         subject,
         given,
         order=order,
+        forward_mode=forward_mode,
+        devices=device or settings.devices or None,
+        backends=("eager", *(backend or ())),
+        tolerance=settings.tolerance if tolerance is None else tolerance,
         seed=seed,
         ignore=(*settings.ignore, *(ignore or ())),
         budget=settings.budget if budget is None else budget,
+        progress=progress,
     )
     report = _completed(report, target, resolved.note, sys.argv[1:])
     _show(report)
@@ -236,6 +264,64 @@ def _convert_tensors(value: Any, method: str) -> Any:
     return getattr(value, method)() if is_real_tensor is not None and is_real_tensor() else value
 
 
+# ------------------------------------------------------------------------------------------------ run
+
+
+@app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
+def run(
+    program: Annotated[
+        list[str] | None, typer.Argument(help="SCRIPT [ARGS...]", metavar="SCRIPT [ARGS]...")
+    ] = None,
+    module: Annotated[str, typer.Option("-m", help="Run a module instead, as python -m does.")] = "",
+    html: Annotated[str, typer.Option(help="Write the report as one HTML file.")] = "",
+    json_path: Annotated[str, typer.Option("--json", help="Write the report as JSON.")] = "",
+    hazards_only: Annotated[
+        bool, typer.Option("--hazards-only", help="Do not verify the backwards with the engine.")
+    ] = False,
+    ignore: Annotated[list[str] | None, typer.Option(help="A rule to silence; may be repeated.")] = None,
+    fail_on: Annotated[
+        str, typer.Option(help=f"Lightest finding that fails: {', '.join(FAIL_ON)}.", show_default="error")
+    ] = "",
+) -> None:
+    """Run a training script under watch; nothing of it has to be changed.
+
+    The program's own exit code is kept if it is not 0.
+    """
+    settings = find_settings()
+    words = list(program or ())
+    if not module and not words:
+        raise ConfigurationError("running a program failed: none was named. Write gradcheck run SCRIPT.")
+    if fail_on and fail_on not in FAIL_ON:
+        raise ConfigurationError(
+            f"reading --fail-on failed: {fail_on!r} is none of {', '.join(FAIL_ON)}. Use one of them."
+        )
+    for option, path, suffix in (("--html", html, ".html"), ("--json", json_path, ".json")):
+        if path and not path.endswith(suffix):
+            raise ConfigurationError(
+                f"reading {option} failed: {path!r} does not end in {suffix}. Name it so."
+            )
+
+    from .watching.running import run_program
+
+    target = module or words.pop(0)
+    ended = run_program(
+        target,
+        words,
+        module=bool(module),
+        verify=not hazards_only,
+        ignore=(*settings.ignore, *(ignore or ())),
+    )
+    typer.echo()
+    _show(ended.report)
+    if ended.internal_errors:
+        typer.echo(
+            f"gradcheck: watching stopped after a fault of its own:\n{ended.internal_errors[0]}", err=True
+        )
+    _save(ended.report, [path for path in (html or settings.html, json_path or settings.json) if path])
+    code = _exit_code(ended.report, fail_on or settings.fail_on)
+    raise typer.Exit(ended.exit_code or (FINDINGS if code == FINDINGS else CLEAN))
+
+
 # ------------------------------------------------------------------------------------------------ demo
 
 
@@ -296,10 +382,22 @@ def rules() -> None:
 
 
 @app.command()
-def ops(family: Annotated[str, typer.Argument(help="List the operations of one family.")] = "") -> None:
+def ops(
+    family: Annotated[str, typer.Argument(help="List the operations of one family.")] = "",
+    seen: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Instead: what is seen in this model, or in this report written with --json, and what of it is "
+            "not understood; repeatable."
+        ),
+    ] = None,
+) -> None:
     """Show which ATen operations the engine knows, by family."""
     from .aten import known_names, lookup
 
+    if seen:
+        _show_seen(seen)
+        return
     found = [m for m in map(lookup, known_names()) if m is not None]
     counts = Counter(m.family for m in found)
     console = Console(highlight=False)
@@ -322,6 +420,37 @@ def ops(family: Annotated[str, typer.Argument(help="List the operations of one f
         table.add_row(name, f"{counts[name]:,}", Text(", ".join(examples)))
     console.print(table)
     console.print(f"{plural(len(found), 'overload')}; in-place, out= and copy forms are derived from them")
+
+
+def _show_seen(targets: list[str]) -> None:
+    """What some models or saved reports consist of; what the engine does not understand by itself comes first."""
+    from .report.seen import operations_seen
+
+    reports = []
+    for target in targets:
+        if target.endswith(".json"):
+            reports.append(_load(Path(target)))
+            continue
+        from .pipeline import check_gradients
+        from .targets import resolve_target
+
+        resolved = resolve_target(target)
+        reports.append(check_gradients(resolved.subject, resolved.inputs))
+    found_operations = operations_seen(reports)
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("operation", no_wrap=True)
+    table.add_column("nodes", justify="right")
+    table.add_column("verified by")
+    for operation in found_operations:
+        kinds = [f"{kind or 'nobody'}" for kind in operation.how]
+        text = ", ".join(kinds) + (f": {operation.reason}" if operation.reason else "")
+        table.add_row(Text(operation.name), f"{operation.nodes:,}", Text(text))
+    console.print(table)
+    missing = sum(not operation.understood for operation in found_operations)
+    console.print(
+        f"{plural(len(found_operations), 'operation')}, {missing or 'none'} of them not understood by the engine itself"
+    )
 
 
 @app.command()

@@ -161,7 +161,7 @@ def test_inputs_and_dtype_are_taken(here, capsys, options):
         (("check", "own.py:model", "--html", "r.pdf"), "does not end in .html"),
         (("check", "own.py:model", "--fail-on", "info"), "none of error, warning, never"),
         (("check", "own.py:model", "--ignore", "GC9999"), "'GC9999' is no rule's code or name"),
-        (("check", "own.py:model", "--order", "3"), "order"),
+        (("check", "own.py:model", "--order", "4"), "order"),
         (("explain", "gradient-mismach"), "Did you mean 'gradient-mismatch'"),
         (("ops", "matmull"), "Did you mean 'matmul'?"),
         (("report", "gone.json"), "No such file"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["is_quiet", "quiet"]
+__all__ = ["is_quiet", "quiet", "speaking"]
 
 _depth: ContextVar[int] = ContextVar("gradcheck_quiet", default=0)
 
@@ -24,3 +24,13 @@ def quiet() -> Iterator[None]:
 def is_quiet() -> bool:
     """Whether a check of our own is running here."""
     return _depth.get() > 0
+
+
+@contextmanager
+def speaking() -> Iterator[None]:
+    """Inside a check of our own: a session of our own begins, which is to look."""
+    token = _depth.set(0)
+    try:
+        yield
+    finally:
+        _depth.reset(token)

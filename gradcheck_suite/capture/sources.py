@@ -52,7 +52,7 @@ def _unwrapped_codes(function: Any) -> list[CodeType]:
 
 def function_line(cls: type, method: str) -> Location | None:
     """The line on which a Function's ``forward`` or ``backward`` is defined, or None for built-in code."""
-    codes = _unwrapped_codes(getattr(cls, method, None))
+    codes = _unwrapped_codes(_registered(cls, method) or getattr(cls, method, None))
     if not codes:
         return None
     code = codes[-1]
@@ -66,6 +66,17 @@ def function_line(cls: type, method: str) -> Location | None:
         if not text:
             break
     return Location(code.co_filename, line, getattr(code, "co_qualname", code.co_name))
+
+
+def _registered(cls: type, method: str) -> Any:
+    """The user's backward inside the Function that ``torch.library`` makes for ``register_autograd``; None for others."""
+    if method != "backward" or cls.__module__ != "torch._library.autograd":
+        return None
+    for cell in getattr(getattr(cls, method), "__closure__", None) or ():
+        found = getattr(cell.cell_contents, "_backward_fn", None)
+        if found is not None:
+            return found
+    return None
 
 
 def is_running(frame: FrameType | None) -> bool:
@@ -88,7 +99,7 @@ class SourceFinder:
         self._user_files: dict[str, bool] = {}
         # Keyed by id, with the code object held beside it: hashing a code object is by content and slow.
         self._forward_codes: dict[int, tuple[CodeType, bool]] = {}
-        self._function_classes = -1
+        self._scanned = False
         self._stop: FrameType | None = None
 
     def stop_at(self, frame: FrameType | None) -> None:
@@ -108,6 +119,7 @@ class SourceFinder:
         function: FrameType | None = None
         stop = self._stop
         files = self._user_files
+        self._scanned = False
         while frame is not None and frame is not stop:
             code = frame.f_code
             if location is None:
@@ -140,15 +152,33 @@ class SourceFinder:
         known = self._forward_codes.get(id(code))
         if known is not None and known[0] is code:
             return known[1]
-        for cls in _all_functions():
-            for method in ("forward", "setup_context"):
-                for own in _unwrapped_codes(cls.__dict__.get(method)):
-                    self._forward_codes[id(own)] = (own, True)
-        known = self._forward_codes.get(id(code))
-        if known is not None and known[0] is code:
-            return True
-        self._forward_codes[id(code)] = (code, False)
+        if _NO_FORWARD.get(id(code)) is code:
+            return False
+        if not self._scanned:
+            # Once per walk: while it lasts, no class is made.
+            self._scanned = True
+            for cls in _all_functions():
+                for method in ("forward", "setup_context"):
+                    for own in _unwrapped_codes(cls.__dict__.get(method)):
+                        self._forward_codes[id(own)] = (own, True)
+            known = self._forward_codes.get(id(code))
+            if known is not None and known[0] is code:
+                return True
+        if _could_become_forward(code):
+            self._forward_codes[id(code)] = (code, False)
+        elif len(_NO_FORWARD) < _MOST_REMEMBERED:
+            _NO_FORWARD[id(code)] = code
         return False
+
+
+# Code that is no Function's forward, for all finders of the process; by id, beside the code object itself.
+_NO_FORWARD: dict[int, CodeType] = {}
+_MOST_REMEMBERED = 50_000
+
+
+def _could_become_forward(code: CodeType) -> bool:
+    """Whether code that is called by itself now may be made a Function's method later: it takes a context first."""
+    return code.co_argcount > 0 and code.co_varnames[0] in ("ctx", "context")
 
 
 def _all_functions() -> list[type]:

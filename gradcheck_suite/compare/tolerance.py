@@ -18,13 +18,22 @@ grows to ``sqrt(n)``, at most tenfold (``long_sum``; torch's float32 gradient of
 terms is off by 200 units). Both are bounded, and nothing here grows with the number of elements of a tensor.
 
 In half precisions it is the larger of the two terms, and ``accumulation`` is 1: torch adds up in float32 there, and the
-measured noise already holds the one rounding of the result that the first term stands for.
+measured noise already holds the one rounding of the result that the first term stands for. TensorFloat-32 (``"tfloat32"``:
+float32 whose matrix products round their operands to 10 bits) is such a precision; ``working_in`` says where it is at work.
+
+**What the user sets** (``tolerance=``, :mod:`~gradcheck_suite.compare.overrides`) is relative to ``scale`` and *replaces the
+first term*, in both directions. A larger value loosens: an error of that share of the largest entry passes. A smaller one
+tightens, but only as far as the arithmetic at hand allows: the measured noise is still granted, so that no setting makes
+correctly rounded code an error. A comparison that agrees only because it was loosened is counted, and the report says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
@@ -38,9 +47,12 @@ __all__ = [
     "ULPS",
     "accumulation",
     "coarsest_eps",
+    "granted",
     "is_differentiable_dtype",
     "judge",
     "long_sum",
+    "settles",
+    "settles_beside",
 ]
 
 EPS: Mapping[str, float] = {
@@ -48,6 +60,7 @@ EPS: Mapping[str, float] = {
     "complex128": 2.0**-52,
     "float32": 2.0**-23,
     "complex64": 2.0**-23,
+    "tfloat32": 2.0**-10,
     "float16": 2.0**-10,
     "complex32": 2.0**-10,
     "bfloat16": 2.0**-7,
@@ -78,15 +91,57 @@ deviations. Of 6,798 right gradients of real models in bfloat16 and float16 none
 _TINY: Mapping[str, float] = {
     "float32": 2.0**-126,
     "complex64": 2.0**-126,
+    "tfloat32": 2.0**-126,
     "float16": 2.0**-14,
     "bfloat16": 2.0**-126,
 }
 _LARGEST: Mapping[str, float] = {
     "float32": float(np.finfo(np.float32).max),
     "complex64": float(np.finfo(np.float32).max),
+    "tfloat32": float(np.finfo(np.float32).max),
     "float16": 65504.0,
     "bfloat16": 3.3895313892515355e38,
 }
+
+
+TENSOR_FLOAT: Mapping[str, str] = {"float32": "tfloat32", "complex64": "tfloat32"}
+"""For ``working_in``: the precision of float32 where tensor cores take over its matrix products."""
+
+
+class Chosen(Protocol):
+    """What the user grants instead of the derived first term."""
+
+    def relative(self, dtype: str) -> float | None:
+        """The share of the largest expected magnitude that an error may be, or None where nothing was set."""
+        ...
+
+    def noted(self, dtype: str, derived: float, forgiven: bool) -> None:
+        """One comparison was made with it instead of ``derived``; ``forgiven``: it agrees only therefore."""
+        ...
+
+
+_chosen: ContextVar[Chosen | None] = ContextVar("gradcheck_chosen_tolerance", default=None)
+_precision: ContextVar[Mapping[str, str] | None] = ContextVar("gradcheck_precision", default=None)
+
+
+@contextmanager
+def granting(chosen: Chosen | None) -> Iterator[None]:
+    """Comparisons inside take the first term from ``chosen``; None: the derived one."""
+    token = _chosen.set(chosen)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+@contextmanager
+def working_in(precision: Mapping[str, str]) -> Iterator[None]:
+    """Comparisons inside judge a dtype as the precision that its operations really work in, ``TENSOR_FLOAT``."""
+    token = _precision.set(precision)
+    try:
+        yield
+    finally:
+        _precision.reset(token)
 
 
 _MOST_ACCUMULATION = 40.0
@@ -112,6 +167,11 @@ def long_sum(terms: float, dtype: str = "float64") -> float:
     if dtype not in ULPS:
         return 1.0
     return min(max(float(np.sqrt(max(terms, 0.0))) / ULPS[dtype], 1.0), _MOST_OF_A_LONG_SUM)
+
+
+def granted(dtype: str) -> float:
+    """The tolerance's first term, relative to the scale, before any slack."""
+    return ULPS.get(dtype, _HALF_ULPS) * EPS.get(dtype, EPS["float64"])
 
 
 def is_differentiable_dtype(dtype: str) -> bool:
@@ -145,7 +205,8 @@ def judge(
     Args:
         expected: by the witness, float64 or complex128.
         actual: what torch returned; None means that it returned none, which is right only for zeros.
-        dtype: the coarsest dtype the operation worked in.
+        dtype: the coarsest dtype the operation worked in; ``working_in`` may know better, and ``granting`` replaces the
+            first term.
         noise: measures the elementwise noise (same shape as ``expected``); called only when needed.
         input_value: value of the tensor that the gradient belongs to, for describing a pattern; called only on
             disagreement.
@@ -158,6 +219,41 @@ def judge(
         The outcome and the comparison (of the worst element by error over tolerance). Elements where the witness
         itself has no finite value while torch has one make the outcome inconclusive, unless others disagree.
     """
+    precision = (_precision.get() or {}).get(dtype, dtype)
+    if precision != dtype and noise is not None:
+        # Noise is proportional to the eps that it was measured with.
+        measured, growth = noise, EPS[precision] / EPS[dtype]
+
+        def noise() -> Array:
+            return measured() * growth
+
+    derived = _derived(precision, slack)
+    chosen = _chosen.get()
+    relative = None if chosen is None else chosen.relative(dtype)
+
+    def with_first(first: float, explain: bool) -> tuple[Outcome, Comparison]:
+        return _judge(expected, actual, precision, noise, input_value, first, spread, explain)
+
+    if chosen is None or relative is None:
+        return with_first(derived, explain)
+    outcome, comparison = with_first(relative, explain)
+    forgiven = outcome is Outcome.AGREE and relative > derived
+    forgiven = forgiven and with_first(derived, False)[0] is Outcome.DISAGREE
+    chosen.noted(dtype, derived, forgiven)
+    return outcome, comparison
+
+
+def _judge(
+    expected: Array,
+    actual: Array | None,
+    dtype: str,
+    noise: Callable[[], Array] | None,
+    input_value: Callable[[], Array] | None,
+    first: float,
+    spread: float | None,
+    explain: bool,
+) -> tuple[Outcome, Comparison]:
+    """See :func:`judge`; ``first`` times the scale is the first term of the tolerance."""
     expected = np.asarray(expected)
     if actual is None:
         actual = np.zeros(expected.shape)
@@ -177,25 +273,22 @@ def judge(
         return Outcome.DISAGREE, comparison
     if expected.size == 0:
         return Outcome.AGREE, Comparison(0, 0, (), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    eps = EPS.get(dtype, EPS["float64"])
+    settled = _settled(expected, actual, dtype, first)
+    if settled is not None:
+        return Outcome.AGREE, settled
     floor = 4 * _TINY.get(dtype, 2.0**-1022)
     with np.errstate(all="ignore"):
         error = np.abs(actual - expected)
         max_error = float(error.max())
         scale = _largest(expected)
-        tolerance: Array | float = slack * ULPS.get(dtype, _HALF_ULPS) * eps * scale + floor
-        if max_error <= tolerance and np.isfinite(scale):
-            # The common case: a handful of passes over the tensor, and no temporary but the error.
-            return Outcome.AGREE, _comparison(
-                expected, actual, error, int(np.argmax(error)), tolerance, scale, 0, max_error
-            )
+        tolerance: Array | float = first * scale + floor
         unknown: Array | None = None
         if not np.isfinite(scale) or not np.isfinite(max_error):
             error, unknown = _settle_nonfinite(expected, actual, error, dtype)
             magnitude = np.abs(expected)
             finite = magnitude[np.isfinite(magnitude)]
             scale = float(finite.max()) if finite.size else 0.0
-            tolerance = slack * ULPS.get(dtype, _HALF_ULPS) * eps * scale + floor
+            tolerance = first * scale + floor
         wrong = error > tolerance
         if noise is not None and wrong.any():
             # Where the noise itself is not finite nothing can be wrong: comparing with NaN is False.
@@ -226,6 +319,149 @@ def judge(
     if unknown is not None and unknown.any():
         return Outcome.INCONCLUSIVE, comparison
     return Outcome.AGREE, comparison
+
+
+def settles(expected: Array, actual: Array | None, *, dtype: str, slack: float = 1.0) -> Comparison | None:
+    """The comparison where the tolerance's first term alone shows that every element agrees; None where not.
+
+    The common case, and so the one that must be cheap: it goes through the memory once, in pieces that stay in the
+    cache, and makes no temporary of the tensor's size. Arguments as in :func:`judge`.
+    """
+    if actual is None or actual.shape != expected.shape or not expected.size:
+        return None
+    precision = (_precision.get() or {}).get(dtype, dtype)
+    derived = _derived(precision, slack)
+    chosen = _chosen.get()
+    relative = None if chosen is None else chosen.relative(dtype)
+    if chosen is None or relative is None:
+        return _settled(expected, actual, precision, derived)
+    # What only a loosened tolerance lets pass is no common case.
+    comparison = _settled(expected, actual, precision, min(relative, derived))
+    if comparison is not None:
+        chosen.noted(dtype, derived, False)
+    return comparison
+
+
+def _derived(dtype: str, slack: float) -> float:
+    """The first term of the tolerance, relative to the scale."""
+    return slack * granted(dtype)
+
+
+def _settled(expected: Array, actual: Array, dtype: str, granted: float) -> Comparison | None:
+    """See :func:`settles`; ``granted`` times the scale is the first term."""
+    floor = 4 * _TINY.get(dtype, 2.0**-1022)
+    max_error, scale, worst = 0.0, 0.0, 0
+    pieces = _pieces(expected, actual)
+    with np.errstate(all="ignore"):
+        for number, (e, a) in enumerate(pieces):
+            here = _largest(e - a)
+            scale = max(scale, _largest(e))
+            if not here <= _LARGEST_FINITE:  # NaN, too
+                return None
+            if here > max_error:
+                max_error, worst = here, number
+        tolerance = granted * scale + floor
+        if not (max_error <= tolerance and scale <= _LARGEST_FINITE):
+            return None
+        # Which element it is only matters to whoever reads the numbers of an agreement.
+        e, a = pieces[worst]
+        place = int(np.argmax(np.abs(e - a)))
+    index = _index_in(expected, pieces, worst, place)
+    return _settled_comparison(expected, actual, index, max_error, tolerance, scale)
+
+
+def settles_beside(
+    expected: Array, actual: Array | None, sample: Array | None, *, dtype: str, slack: float, spread: float
+) -> Comparison | None:
+    """As :func:`settles`, with the noise that one noisy ``sample`` of the expected values shows; None where not.
+
+    The noise of an element is what :func:`~gradcheck_suite.replay.spread.measured_spread` makes of one sample: its own
+    distance, and never less than the tensor's root mean square. Where the latter settles it the memory is gone through
+    once.
+    """
+    if actual is None or sample is None or not expected.size or dtype not in ULPS:
+        return None
+    if not expected.shape == actual.shape == sample.shape:
+        return None
+    chosen = _chosen.get()
+    precision = (_precision.get() or {}).get(dtype, dtype)
+    if precision != dtype or (chosen is not None and chosen.relative(dtype) is not None):
+        return None
+    max_error, scale, worst, squares = 0.0, 0.0, 0, 0.0
+    pieces = _pieces(expected, actual, sample)
+    with np.errstate(all="ignore"):
+        for number, (e, a, s) in enumerate(pieces):
+            here = _largest(e - a)
+            scale = max(scale, _largest(e))
+            distance = (s - e).reshape(-1)
+            squares += float(np.vdot(distance, distance).real)
+            if not here <= _LARGEST_FINITE:  # NaN, too
+                return None
+            if here > max_error:
+                max_error, worst = here, number
+        if not (scale <= _LARGEST_FINITE and squares <= _LARGEST_FINITE):
+            return None
+        usual = float(np.sqrt(squares / expected.size))
+        first = _derived(dtype, slack) * scale + 4 * _TINY.get(dtype, 2.0**-1022)
+        tolerance = first + spread * usual
+        if max_error > tolerance:
+            for e, a, s in pieces:
+                if np.any(np.abs(e - a) > first + spread * np.maximum(np.abs(s - e), usual)):
+                    return None
+        e, a, s = pieces[worst]
+        place = int(np.argmax(np.abs(e - a)))
+        if max_error > tolerance:
+            tolerance = first + spread * float(np.abs(s - e).reshape(-1)[place])
+    index = _index_in(expected, pieces, worst, place)
+    return _settled_comparison(expected, actual, index, max_error, tolerance, scale)
+
+
+def _settled_comparison(
+    expected: Array, actual: Array, index: tuple[int, ...], max_error: float, tolerance: float, scale: float
+) -> Comparison:
+    return Comparison(
+        elements=int(expected.size),
+        differing=0,
+        index=index,
+        expected=_number(expected[index]),
+        actual=_number(actual[index]),
+        error=max_error,
+        tolerance=tolerance,
+        scale=scale,
+        max_error=max_error,
+    )
+
+
+_PIECE = 1 << 15
+_LARGEST_FINITE = float(np.finfo(np.float64).max)
+
+
+def _pieces(*arrays: Array) -> list[tuple[Array, ...]]:
+    """Arrays of one shape cut alike along their first axis, as views."""
+    first = arrays[0]
+    if first.size <= _PIECE:
+        return [arrays]
+    if all(array.flags.c_contiguous for array in arrays):
+        arrays = tuple(array.reshape(-1) for array in arrays)
+    elif all(array.flags.f_contiguous for array in arrays):
+        arrays = tuple(array.T.reshape(-1) for array in arrays)
+    length = len(arrays[0])
+    rows = max(1, _PIECE * length // first.size)
+    return [tuple(array[i : i + rows] for array in arrays) for i in range(0, length, rows)]
+
+
+def _index_in(expected: Array, pieces: list[tuple[Array, ...]], number: int, place: int) -> tuple[int, ...]:
+    """The index in the whole array of an element of one piece."""
+    first = pieces[0][0]
+    if len(pieces) == 1 or first.ndim > 1 or expected.ndim == 1:
+        index = [int(i) for i in np.unravel_index(place, pieces[number][0].shape)]
+        if index:
+            index[0] += number * len(first)
+        return tuple(index)
+    flat = number * len(first) + place
+    if expected.flags.c_contiguous:
+        return tuple(int(i) for i in np.unravel_index(flat, expected.shape))
+    return tuple(int(i) for i in np.unravel_index(flat, expected.shape[::-1]))[::-1]
 
 
 def _largest(values: Array) -> float:

@@ -127,6 +127,8 @@ class Supplement:
     Attributes:
         findings, unverified, testimonies, notes: as in :class:`Report`.
         counts: totals by name, added to the report's.
+        nodes: verdicts about nodes that the first run did not see.
+        gradients: verdicts about leaves that the first run could say nothing of.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -134,6 +136,8 @@ class Supplement:
     testimonies: tuple[Testimony, ...] = ()
     notes: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
+    nodes: tuple[NodeVerdict, ...] = ()
+    gradients: tuple[GradientVerdict, ...] = ()
 
 
 @dataclass(frozen=True)

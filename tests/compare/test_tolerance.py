@@ -14,6 +14,8 @@ from gradcheck_suite.compare.tolerance import (
     coarsest_eps,
     judge,
     long_sum,
+    settles,
+    settles_beside,
 )
 from gradcheck_suite.evidence import Array, Outcome
 
@@ -143,3 +145,70 @@ def test_a_sum_of_many_terms_may_lose_more_digits_but_not_visibly_many() -> None
     assert long_sum(176_000, "float32") == pytest.approx(6.55, abs=0.01)
     assert long_sum(1e12, "float32") == 10.0  # 640 eps: below 1e-4
     assert long_sum(1e12, "bfloat16") == 1.0
+
+
+LAYOUTS = {
+    "C": lambda a: np.ascontiguousarray(a),
+    "F": lambda a: np.asfortranarray(a),
+    "strided": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    "reversed": lambda a: np.ascontiguousarray(a[::-1])[::-1],
+}
+
+
+@pytest.mark.parametrize("one", LAYOUTS)
+@pytest.mark.parametrize("other", LAYOUTS)
+@pytest.mark.parametrize("shape", [(70_000,), (300, 401), (1, 50_000), (50_000, 1), (7, 100, 90)])
+def test_one_wrong_element_is_seen_and_named_in_every_layout(
+    one: str, other: str, shape: tuple[int, ...]
+) -> None:
+    values = np.random.default_rng(1).standard_normal(shape)
+    place = tuple(n - 1 - n // 3 for n in shape)
+    slightly = values.copy()
+    slightly[place] += 10 * EPS["float64"]
+    found = settles(LAYOUTS[one](values), LAYOUTS[other](slightly), dtype="float64")
+    assert found is not None
+    assert (found.index, found.differing, found.elements) == (place, 0, values.size)
+    assert found.error == abs(slightly[place] - values[place])
+    wrong = values.copy()
+    wrong[place] += 1e-6
+    assert settles(LAYOUTS[one](values), LAYOUTS[other](wrong), dtype="float64") is None
+    wrong[place] = np.nan
+    assert settles(LAYOUTS[one](values), LAYOUTS[other](wrong), dtype="float64") is None
+    assert settles(LAYOUTS[one](wrong), LAYOUTS[other](wrong), dtype="float64") is None
+
+
+def test_what_has_another_shape_or_nothing_in_it_is_not_settled_at_first_sight() -> None:
+    assert settles(SOME, None, dtype="float64") is None
+    assert settles(SOME, SOME[:-1], dtype="float64") is None
+    assert settles(SOME[:0], SOME[:0], dtype="float64") is None
+    zero_dimensional = settles(np.array(2.0), np.array(2.0), dtype="float32")
+    assert zero_dimensional is not None
+    assert zero_dimensional.index == ()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", ["float64", "complex128"])
+@pytest.mark.parametrize("factor", [0.5, 0.99, 1.01, 40.0])
+def test_beside_a_noisy_sample_the_same_is_settled_as_judged(layout: str, kind: str, factor: float) -> None:
+    rng = np.random.default_rng(2)
+    expected = rng.standard_normal((90, 500)).astype(kind)
+    sample = LAYOUTS[layout](expected + 1e-9 * rng.standard_normal(expected.shape))
+    noise = np.maximum(np.abs(sample - expected), np.sqrt(np.mean(np.abs(sample - expected) ** 2)))
+    loud = np.unravel_index(np.argmax(noise), noise.shape)
+    actual = expected.copy()
+    actual[loud] += factor * (8.0 * noise[loud] + 64 * EPS[kind] * np.abs(expected).max())
+    judged, numbers = judge(expected, actual, dtype=kind, noise=lambda: noise, spread=8.0)
+    found = settles_beside(expected, actual, sample, dtype=kind, slack=1.0, spread=8.0)
+    assert (found is not None) == (judged is Outcome.AGREE) == (factor < 1)
+    if found is not None:
+        assert found.index == numbers.index
+        assert found.tolerance == pytest.approx(numbers.tolerance)
+    everywhere = settles_beside(expected, sample, sample, dtype=kind, slack=1.0, spread=8.0)
+    assert everywhere is not None
+
+
+def test_without_a_sample_or_with_one_that_is_not_finite_nothing_is_settled() -> None:
+    assert settles_beside(SOME, SOME, None, dtype="float64", slack=1.0, spread=8.0) is None
+    assert settles_beside(SOME, SOME, SOME * np.nan, dtype="float64", slack=1.0, spread=8.0) is None
+    assert settles_beside(SOME, SOME * np.inf, SOME, dtype="float64", slack=1.0, spread=8.0) is None
+    assert settles_beside(SOME, SOME, SOME, dtype="bfloat16", slack=1.0, spread=8.0) is None
