@@ -76,7 +76,7 @@ def honest(graph, example_inputs):
     return graph.forward
 
 
-@pytest.mark.parametrize("backend", [honest, "aot_eager"], ids=str)
+@pytest.mark.parametrize("backend", [honest, "aot_eager"], ids=["callable", "aot_eager"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_an_honest_backend_is_not_accused(backend, dtype):
     report = check_gradients(network().to(dtype), torch.randn(4, 5, dtype=dtype), backends=("eager", backend))
