@@ -232,9 +232,12 @@ def tensors(
         name = draw(as_strategy(wanted_layout))
         _known(name)
         compact = expanded_from(draw, sides) if name == "expanded" else sides
-        flat = _spread(draw, int(np.prod(compact, dtype=np.int64)), values, kind)
-        tensor = flat.reshape(compact)
-        return tensor.expand(sides) if compact != sides else laid_out(draw, tensor, name)
+        # As many values as without: to draw fewer is simpler, and what shrinks would end up expanded.
+        tensor = _spread(draw, int(np.prod(sides, dtype=np.int64)), values, kind).reshape(sides)
+        if compact != sides:
+            first = tuple(slice(side) for side in compact)
+            return tensor[first].clone().expand(sides)
+        return laid_out(draw, tensor, name)
 
     return drawn()
 
