@@ -25,7 +25,7 @@ from .compare.overrides import judging, overriding, read_tolerance
 from .compare.padding import padding_elements
 from .declare import declared_surrogates
 from .errors import ConfigurationError, GradcheckError, ModelError
-from .evidence import Report, Supplement, Unverified
+from .evidence import NodeVerdict, Outcome, Report, Supplement, Unverified
 from .replay.operations import floating_outputs, further_meanings
 from .report.progress import Progress, progress_bar
 from .rules.backward_side_effect import BackwardSideEffect
@@ -301,7 +301,7 @@ def check_gradients(
                 budget=limit.left() if limit.limited else None,
                 seed=seed,
                 still=padding_elements(trace),
-                known=_exact_enough(run, replay),
+                known=_likely_gradients(run, replay, (verdict for verdict, _ in checked.values())),
                 abstain=_moves_on_average(run),
             )
         else:
@@ -429,19 +429,34 @@ def _moves_on_average(run: ReverseRun) -> str:
 _EXACT_ENOUGH = 2e-6
 
 
-def _exact_enough(run: ReverseRun, replay: ReplayTestimony) -> Mapping[str, torch.Tensor | None] | None:
-    """The recorded gradients, where a run of the same function in float64 is to be expected to give the same."""
+def _likely_gradients(
+    run: ReverseRun, replay: ReplayTestimony, verdicts: Iterable[NodeVerdict]
+) -> Mapping[str, torch.Tensor | None] | None:
+    """Gradients that a run of the same function in float64 is to be expected to give, or None.
+
+    The recorded ones where they are that exact; else the engine's of the whole recording, where both agree within the noise
+    of the recorded precision and every single node agrees.
+    """
     if replay.reason or any(op.random for op in run.trace.ops):
         return None
+    exact = True
     for name, gradient in run.gradients.items():
         if gradient is None:
             continue
         if gradient.dtype is not torch.float32 or gradient.layout is not torch.strided:
             return None
-        comparison = replay.gradients[name].comparison if name in replay.gradients else None
-        if comparison is None or not comparison.max_error <= _EXACT_ENOUGH * comparison.scale:
+        said = replay.gradients.get(name)
+        if said is None or said.comparison is None or said.outcome is not Outcome.AGREE:
             return None
-    return run.gradients
+        exact = exact and said.comparison.max_error <= _EXACT_ENOUGH * said.comparison.scale
+    if exact:
+        return run.gradients
+    if any(verdict.outcome is not Outcome.AGREE for verdict in verdicts):
+        return None
+    engine = {name: replay.values.get(name) for name in run.gradients}
+    if any(engine[name] is None for name, g in run.gradients.items() if g is not None):
+        return None
+    return {name: None if value is None else torch.from_numpy(value) for name, value in engine.items()}
 
 
 def _untracked(

@@ -42,6 +42,7 @@ class ReplayTestimony:
         errors: largest absolute difference of each leaf's gradient.
         reason: why it can say nothing, or "".
         operations: how many operations the engine ran.
+        values: the engine's gradients by leaf name, float64 or complex128; None where it saw no path.
     """
 
     gradients: dict[str, Testimony] = field(default_factory=dict)
@@ -49,6 +50,7 @@ class ReplayTestimony:
     errors: dict[str, float] = field(default_factory=dict)
     reason: str = ""
     operations: int = 0
+    values: dict[str, Array | None] = field(default_factory=dict)
 
 
 def check_replay(
@@ -145,7 +147,7 @@ def _check_replay(trace: Trace, seed: int, deadline: float | None, late: str) ->
         said = Testimony("replay", subject, outcome, comparison)
         gradients[name] = _without_noise(said, late) if too_late else said
         errors[name] = comparison.max_error
-    return ReplayTestimony(gradients, tuple(outputs), errors, "", free.operations)
+    return ReplayTestimony(gradients, tuple(outputs), errors, "", free.operations, free.gradients)
 
 
 def _without_noise(testimony: Testimony, late: str) -> Testimony:
