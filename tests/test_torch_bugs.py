@@ -21,6 +21,8 @@ from gradcheck_suite.witnesses.torch_reverse import record_reverse
 
 FOLDER = Path(__file__).parents[1] / "docs"
 SCRIPTS = sorted((FOLDER / "torch_bugs").glob("*.py"))
+OTHER_MODES = sorted((FOLDER / "torch_bugs" / "other_modes").glob("*.py"))
+"""Forward mode and higher orders, which the node-by-node check of a plain backward does not see."""
 
 # A call for each reproduction that the node-by-node check has to object to.
 CALLS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -45,9 +47,15 @@ def test_the_bug_shows(script: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert names["OPS"]
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("script", OTHER_MODES, ids=lambda path: path.stem)
+def test_the_bug_of_another_mode_shows(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert runpy.run_path(str(script))["SHOWN"], capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, *OTHER_MODES], ids=lambda path: path.stem)
 def test_it_is_documented(script: Path) -> None:
-    assert f"`{script.name}`" in (FOLDER / "known-torch-bugs.md").read_text(encoding="utf-8")
+    name = script.relative_to(FOLDER).as_posix() if script in OTHER_MODES else script.name
+    assert f"`{name}`" in (FOLDER / "known-torch-bugs.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

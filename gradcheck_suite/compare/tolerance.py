@@ -217,7 +217,8 @@ def judge(
 
     Returns:
         The outcome and the comparison (of the worst element by error over tolerance). Elements where the witness
-        itself has no finite value while torch has one make the outcome inconclusive, unless others disagree.
+        itself has no finite value while torch has one, or the noise has none, make the outcome inconclusive, unless
+        others disagree.
     """
     precision = (_precision.get() or {}).get(dtype, dtype)
     if precision != dtype and noise is not None:
@@ -291,11 +292,15 @@ def _judge(
             tolerance = first * scale + floor
         wrong = error > tolerance
         if noise is not None and wrong.any():
-            # Where the noise itself is not finite nothing can be wrong: comparing with NaN is False.
+            measured = noise()
+            # A perturbed argument left the function's domain there: how far off is too far cannot be told.
+            lost = wrong & ~np.isfinite(measured) & np.isfinite(expected)
+            if lost.any():
+                unknown = lost if unknown is None else unknown | lost
             if spread is not None or dtype in ULPS:
-                tolerance = noise() * (SPREAD if spread is None else spread) + tolerance
+                tolerance = measured * (SPREAD if spread is None else spread) + tolerance
             else:
-                tolerance = np.maximum(noise() * HALF_SPREAD, tolerance)
+                tolerance = np.maximum(measured * HALF_SPREAD, tolerance)
             wrong = error > tolerance
             if unknown is None and not wrong.any():
                 worst = int(np.argmax(error))

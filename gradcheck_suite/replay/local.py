@@ -19,7 +19,7 @@ from ..evidence import Array, ArraySource, NodeRecord, OpRecord, TensorRef
 from .difference import LocalDifference, difference_along
 from .memory import Memory, to_engine_array
 from .moves import only_moves
-from .operations import NoMeaningError, compute, looks_anew, moves_memory_only
+from .operations import NoMeaningError, compute, deciding_anew, looks_anew, moves_memory_only
 from .refusals import Unexplained, refuse_opaque, refuse_other_looks, tensor_arguments
 from .spread import measured_spread
 
@@ -63,6 +63,8 @@ class LocalGradients:
         how: ``"meaning"``, ``"decomposition"`` or ``"numerical"``.
         project: what is to be compared with ``gradients`` of a group when that is not the gradient itself but its
             products with some directions; None when it is.
+        beside: the gradient of a group with that input replaced by another value, exactly or (third argument) in
+            Monte-Carlo arithmetic of a relative eps; None where it cannot be moved.
     """
 
     gradients: list[Array]
@@ -73,6 +75,7 @@ class LocalGradients:
     difference: Callable[[int, tuple[int, ...], complex], LocalDifference | None]
     how: str = "meaning"
     project: Callable[[int, Array], Array] | None = None
+    beside: Callable[..., Array] | None = None
 
 
 def local_gradients(
@@ -111,7 +114,11 @@ def local_gradients(
     def difference(group: int, index: tuple[int, ...], unit: complex) -> LocalDifference | None:
         return _difference(node, groups, weights, group, index, unit)
 
-    return LocalGradients(grads, groups, outputs, noise, output_noise, difference)
+    def beside(group: int, value: Array, eps: float | None = None) -> Array:
+        chance = None if eps is None else np.random.default_rng(seed)
+        return _evaluate(node, groups, weights, eps, chance, (group, value))[0][group]
+
+    return LocalGradients(grads, groups, outputs, noise, output_noise, difference, beside=beside)
 
 
 def _difference(
@@ -153,7 +160,8 @@ def _projected(
         for position in positions:
             leaves[position] = leaf
     total = 0.0
-    with np.errstate(all="ignore"):
+    deciding: AbstractContextManager[None] = deciding_anew() if node.role == "function" else nullcontext()
+    with np.errstate(all="ignore"), deciding:
         for slot, output in enumerate(_forward(node, leaves, None, None)):
             weight = weights[slot] if slot < len(weights) else None
             if weight is not None and isinstance(output, Tensor):
@@ -255,20 +263,25 @@ def _evaluate(
     weights: Sequence[Array | None],
     eps: float | None,
     rng: np.random.Generator | None,
+    moved: tuple[int, Array] | None = None,
 ) -> tuple[list[Array], list[Array | None]]:
-    """Run the node's operations and their VJP in the engine, optionally in Monte-Carlo arithmetic."""
+    """Run the node's operations and their VJP in the engine, optionally in Monte-Carlo arithmetic.
+
+    ``moved``: a group, and the value that its input has instead of the recorded one.
+    """
     noisy: AbstractContextManager[None] = nullcontext()
     if eps is not None and rng is not None:
         noisy = perturbed(eps, rng)
     with np.errstate(all="ignore"), noisy:
         leaves: list[Tensor | None] = []
         of_position: dict[int, Tensor] = {}
-        for group in groups:
+        for number, group in enumerate(groups):
             ref = node.inputs[group[0]] if group[0] < len(node.inputs) else None
             if ref is None:
                 leaves.append(None)
                 continue
-            leaf = Tensor(_jitter(to_engine_array(ref), eps, rng), requires_grad=True)
+            value = moved[1] if moved is not None and moved[0] == number else to_engine_array(ref)
+            leaf = Tensor(_jitter(value, eps, rng), requires_grad=True)
             leaves.append(leaf)
             for position in group:
                 of_position[position] = leaf
@@ -319,8 +332,9 @@ def _pull_back(
 
 
 def _zeros_for(node: NodeRecord, group: tuple[int, ...]) -> Array:
-    """The gradient of an input that no recorded operation of the forward used: zero, in the shape returned."""
-    if node.role != "function":
+    """The gradient of an input that no recorded operation used: zero, in the shape returned."""
+    # A product with a zero that torch knows to be one (under forward mode) makes zeros and looks at no factor.
+    if node.role != "function" and any(op.name != "aten::_efficientzerotensor" for op in node.ops):
         raise Unexplained(f"argument {group[0]} of {node.name} could not be matched with a recorded value")
     for position in group:
         source = node.gradients[position] if position < len(node.gradients) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -19,6 +19,7 @@ from .memory import is_differentiable, to_engine_array
 __all__ = [
     "NoMeaningError",
     "compute",
+    "deciding_anew",
     "floating_outputs",
     "further_meanings",
     "looks_anew",
@@ -29,6 +30,45 @@ Read = Callable[[TensorRef], Any]
 Further = Callable[[OpRecord], "Meaning | None"]
 
 _FURTHER: ContextVar[Further | None] = ContextVar("gradcheck_suite_further_meanings", default=None)
+
+_ANEW: ContextVar[bool] = ContextVar("gradcheck_suite_deciding_anew", default=False)
+
+_DECISIONS: Mapping[str, Callable[..., Any]] = {
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "isnan": np.isnan,
+    "isinf": np.isinf,
+    "isfinite": np.isfinite,
+    "signbit": np.signbit,
+    "logical_and": np.logical_and,
+    "logical_or": np.logical_or,
+    "logical_xor": np.logical_xor,
+    "logical_not": np.logical_not,
+    "bitwise_and": np.bitwise_and,
+    "bitwise_or": np.bitwise_or,
+    "bitwise_xor": np.bitwise_xor,
+    "bitwise_not": np.bitwise_not,
+}
+
+# Of one boolean tensor, another with the same elements in the same order.
+_SAME_ORDER = frozenset(
+    {
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "unsqueeze",
+        "squeeze",
+        "expand",
+        "clone",
+        "detach",
+        "alias",
+        "contiguous",
+    }
+)
 
 # These only change how memory is looked at; their result is read from memory by its geometry.
 _BY_GEOMETRY = frozenset(
@@ -54,6 +94,19 @@ def further_meanings(find: Further) -> Iterator[None]:
         yield
     finally:
         _FURTHER.reset(token)
+
+
+@contextmanager
+def deciding_anew() -> Iterator[None]:
+    """While it lasts, comparisons of tensors are made again instead of taken as recorded.
+
+    A bisection finds its root by comparisons alone: on the recorded branches its result does not follow the input.
+    """
+    token = _ANEW.set(True)
+    try:
+        yield
+    finally:
+        _ANEW.reset(token)
 
 
 def moves_memory_only(op: OpRecord) -> bool:
@@ -113,7 +166,8 @@ def compute(op: OpRecord, read: Read) -> list[tuple[TensorRef, Any]]:
         if not any(o is after for o in outputs):
             outputs.append(after)
     if not any(is_differentiable(ref.dtype) for ref in outputs):
-        return [(ref, to_engine_array(ref)) for ref in outputs]
+        decided = _decided(op, read, outputs) if _ANEW.get() else None
+        return [(ref, to_engine_array(ref)) for ref in outputs] if decided is None else decided
     found = lookup(op.name)
     if found is None:
         if op.random or not _takes_tensors(op):
@@ -131,6 +185,23 @@ def compute(op: OpRecord, read: Read) -> list[tuple[TensorRef, Any]]:
             return _apply(other, op, read)
         except MeaningUnavailableError as further:
             raise NoMeaningError(f"{op.name}: {error}; {further}") from further
+
+
+def _decided(op: OpRecord, read: Read, outputs: Sequence[TensorRef]) -> list[tuple[TensorRef, Any]] | None:
+    """The result of a comparison, or of an operation on comparisons, for the arguments as they are now."""
+    name = op.name.removeprefix("aten::").split(".")[0]
+    if len(outputs) != 1 or outputs[0].dtype != "bool":
+        return None
+    shape = outputs[0].shape
+    if name in _SAME_ORDER:
+        given = np.asarray(_resolve(op.args[0], read))
+        return [(outputs[0], given.reshape(shape) if name != "expand" else np.broadcast_to(given, shape))]
+    function = _DECISIONS.get(name.removesuffix("_"))
+    if function is None or op.kwargs:
+        return None
+    arguments = [_resolve(a, read) for a in op.args]
+    plain = [a.data if isinstance(a, Tensor) else np.asarray(a) for a in arguments]
+    return [(outputs[0], np.broadcast_to(function(*plain), shape).astype(bool))]
 
 
 def _takes_tensors(op: OpRecord) -> bool:
@@ -153,7 +224,7 @@ def _apply(found: Meaning, op: OpRecord, read: Read) -> list[tuple[TensorRef, An
     args = [_resolve(a, read) for a in op.args]
     kwargs = {k: _resolve(v, read) for k, v in op.kwargs.items()}
     if found.mode == "out":
-        for name in [k for k, v in op.kwargs.items() if any(before is v for before, _ in op.written)]:
+        for name in [k for k, v in op.kwargs.items() if _is_written(v, op)]:
             kwargs.pop(name)
     if found.uses_outputs:
         flat: list[TensorRef] = []
@@ -174,6 +245,15 @@ def _apply(found: Meaning, op: OpRecord, read: Read) -> list[tuple[TensorRef, An
             f"{op.name}: its meaning gave {len(values)} results where torch gave {len(targets)}"
         )
     return [(ref, _fit(ref, value)) for ref, value in zip(targets, values)]
+
+
+def _is_written(value: Any, op: OpRecord) -> bool:
+    """Whether an argument is what ``out=`` names; by place, since ``mul(x, 2, out=x)`` is recorded as a write to x."""
+    return isinstance(value, TensorRef) and any(
+        (before.storage, before.offset, before.shape, before.strides)
+        == (value.storage, value.offset, value.shape, value.strides)
+        for before, _ in op.written
+    )
 
 
 def _constant(ref: TensorRef) -> Any:

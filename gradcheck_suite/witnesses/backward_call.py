@@ -311,5 +311,7 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape or a.dtype is not b.dtype or a.device != b.device:
         return False
     with torch.no_grad():
-        first, second = (t.detach().resolve_conj().resolve_neg().contiguous().reshape(-1) for t in (a, b))
-        return torch.equal(first.view(torch.uint8), second.view(torch.uint8))
+        # Of one element any stride is contiguous, but bytes can only be seen at a stride of one.
+        plain = (t.detach().resolve_conj().resolve_neg().contiguous() for t in (a, b))
+        first, second = (t.as_strided((t.numel(),), (1,)).view(torch.uint8) for t in plain)
+        return torch.equal(first, second)

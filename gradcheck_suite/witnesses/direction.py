@@ -82,6 +82,7 @@ class Direction:
         sizes: length of a typical step of each.
         seed: of the draw.
         still: masks, in the shape of a leaf, of elements that are not to move.
+        held: leaves that stay ``"hermitian"``, ``"lower"`` or ``"upper"`` (triangular) matrices.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Direction:
         sizes: Mapping[str, float],
         seed: int,
         still: Mapping[str, Tensor] | None = None,
+        held: Mapping[str, str] | None = None,
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
         counts = {n: t.numel() * (2 if t.is_complex() else 1) for n, t in leaves.items()}
@@ -103,6 +105,9 @@ class Direction:
         for name, mask in (still or {}).items():
             if name in self._signs and not leaves[name].is_complex():
                 self._signs[name][flat(aligned(mask.to(leaves[name].device), leaves[name]))] = 0
+        for name, shape in (held or {}).items():
+            if name in self._signs:
+                _hold(self._signs[name], leaves[name], shape)
 
     def __contains__(self, name: str) -> bool:
         return name in self._signs
@@ -151,6 +156,30 @@ def _write_back(leaf: Tensor, values: Tensor) -> None:
     if values.untyped_storage().data_ptr() != leaf.untyped_storage().data_ptr():
         shaped = values.view(*leaf.shape, 2) if leaf.is_complex() else values.view(leaf.shape)
         leaf.data.copy_(torch.view_as_complex(shaped) if leaf.is_complex() else shaped)
+
+
+def _hold(signs: Tensor, leaf: Tensor, shape: str) -> None:
+    """Change a row of signed bytes, in the order of :func:`flat`, into those of matrices of that shape."""
+    real = torch.view_as_real(leaf.data.resolve_conj()) if leaf.is_complex() else leaf.data
+    dense = _dense(real)
+    entries = signs.as_strided(real.shape, real.stride()) if dense else signs.view(real.shape)
+    if leaf.is_complex():
+        held = (_shaped(entries[..., 0], shape, 1), _shaped(entries[..., 1], shape, -1))
+        entries.copy_(torch.stack(held, -1))
+    else:
+        entries.copy_(_shaped(entries, shape, 1))
+
+
+def _shaped(entries: Tensor, shape: str, sign: int) -> Tensor:
+    if shape == "upper":
+        return entries.triu()
+    if shape == "lower":
+        return entries.tril()
+    strict = entries.tril(-1)
+    # The imaginary part of a Hermitian matrix is antisymmetric; -128 has no opposite in a byte.
+    strict = strict.clamp(min=-127)
+    mirrored = strict + sign * strict.mT
+    return mirrored + torch.diag_embed(entries.diagonal(dim1=-2, dim2=-1)) if sign > 0 else mirrored
 
 
 def _pieces(*rows: Tensor) -> Iterator[tuple[Tensor, ...]]:

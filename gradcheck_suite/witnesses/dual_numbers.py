@@ -162,7 +162,8 @@ class DualRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch's __init
         super().__init__(modules, known)
         self.pushes: list[Push] = []
         self.calls: list[FunctionPush] = []
-        self._unread: list[tuple[Push, list[torch.Tensor]]] = []
+        # With the arguments of a view: its tangent is a view of theirs, and a write in between changes both.
+        self._unread: list[tuple[Push, list[torch.Tensor], list[torch.Tensor]]] = []
         # A conjugate or negative view reaches most operations as a copy made below autograd, without its tangent.
         self._resolved: dict[int, tuple[torch.Tensor, Array | None]] = {}
 
@@ -189,7 +190,8 @@ class DualRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch's __init
         carried = [self._carried(t) for t in given]
         if all(t is None for t in carried):
             return super().__torch_dispatch__(func, types, args, kwargs)
-        if not read_traits(func).views:
+        views = read_traits(func).views
+        if not views:
             # Autograd may be making the node of a written view anew, and holds that view's lock meanwhile.
             self.read()
         count = len(self.ops)
@@ -200,14 +202,16 @@ class DualRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch's __init
         elif lazy and self.ops[count:] and self.ops[-1].written:
             return out  # the last step of a write through a conjugate view, whose tangent is not there yet
         if len(self.ops) == count + 1 and self.ops[-1].function is None:
-            self._note(self.ops[-1], given, carried, out)
+            self._note(self.ops[-1], given, carried, out, views=views)
         return out
 
     def _carried(self, tensor: torch.Tensor) -> Array | None:
         known = self._resolved.get(id(tensor))
         return _array(tensor) if known is None else known[1]
 
-    def _note(self, op: OpRecord, given: list[torch.Tensor], carried: list[Array | None], out: Any) -> None:
+    def _note(
+        self, op: OpRecord, given: list[torch.Tensor], carried: list[Array | None], out: Any, *, views: bool
+    ) -> None:
         refs = tensors_in((op.args, op.kwargs), TensorRef)
         if len(refs) != len(given):
             return
@@ -222,11 +226,15 @@ class DualRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch's __init
         pairs = [(t, ref) for t, ref in pairs if is_differentiable(ref.dtype)]
         if pairs:
             push.outputs = [(ref, None) for _, ref in pairs]
-            self._unread.append((push, [t for t, _ in pairs]))
+            looked_at = [t for t, tangent in zip(given, carried) if tangent is not None] if views else []
+            self._unread.append((push, [t for t, _ in pairs], looked_at))
 
     def read(self) -> None:
         """Take the tangents of results whose operations have finished."""
-        for push, tensors in self._unread:
+        for push, tensors, looked_at in self._unread:
+            now = [self._carried(t) for t in looked_at]
+            if looked_at and all(t is not None for t in now):
+                push.inputs = [(ref, t) for (ref, _), t in zip(push.inputs, now) if t is not None]
             push.outputs = [(ref, _array(t)) for (ref, _), t in zip(push.outputs, tensors)]
             push.tracked = [t.requires_grad for t in tensors]
             self.pushes.append(push)

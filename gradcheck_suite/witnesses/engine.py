@@ -37,7 +37,8 @@ from ..evidence import (
     Testimony,
 )
 from ..replay import LocalGradients, Unexplained, local_gradients, narrow_gradients
-from .second_opinion import Accusation, beyond_the_domain, second_opinion
+from .held_shape import along_symmetric_changes, only_hermitian_part
+from .second_opinion import CONTRADICTED, Accusation, among_the_choices, beyond_the_domain, second_opinion
 from .sums import node_name, reduced
 
 __all__ = ["EdgeOutcomes", "Fallback", "check_node", "is_vacuous", "worst"]
@@ -64,6 +65,10 @@ class Fallback(Protocol):
         """``numerically``: from differences only. Raises ``Unexplained`` where it cannot say either."""
         ...
 
+
+_BRANCHES = "by differences: its forward decides by comparisons, so the engine's derivative on the recorded branches is none"
+
+_SYMMETRIC = "its input is a symmetric matrix, and the gradient is right along changes that keep it symmetric, and only there"
 
 _VACUOUS = "its cotangent is zero in every element, which any backward would pass"
 
@@ -169,8 +174,22 @@ def check_node(
             testimonies.append(replace(forward, reason=str(error)))
             return _verdict(node, testimonies, "", 0), dict.fromkeys(positions, Outcome.INCONCLUSIVE)
         how, remark = local.how, "; ".join(r for r in (remark, forward.reason) if r)
-    for number, group in enumerate(local.groups):
-        testimony = _check_group(node, local, number, gradients, cotangents, dtype, remark)
+    said = [
+        _check_group(node, local, number, gradients, cotangents, dtype, remark)
+        for number in range(len(local.groups))
+    ]
+    if node.role == "function" and fallback is not None and any(t.reason == CONTRADICTED for t in said):
+        # A bisection: its result follows the input, but on the recorded branches it does not.
+        try:
+            again = fallback(node, cotangents, seed, CONTRADICTED, numerically=True)
+            said = [
+                _check_group(node, again, number, gradients, cotangents, dtype, _BRANCHES)
+                for number in range(len(again.groups))
+            ]
+            local, how = again, again.how
+        except Unexplained:
+            pass  # it stays open
+    for group, testimony in zip(local.groups, said):
         if forward is not None:
             testimony = _within_the_forward(testimony, forward)
         testimonies.append(testimony)
@@ -302,6 +321,8 @@ def _check_group(
         actual = actual.real
     if local.project is not None and actual is not None:
         actual = local.project(number, actual)
+    if actual is not None and actual.shape == expected.shape:
+        expected, actual = only_hermitian_part(node, expected), only_hermitian_part(node, actual)
     terms = 0.0 if numerical else _terms(node, expected, cotangents)
     grown = 1.0 if numerical else accumulation(terms, dtype)
     slack = long_sum(terms, dtype)
@@ -341,12 +362,20 @@ def _check_group(
                 remark or "torch's NaN at elements that are not finite themselves, where nothing is defined"
             )
     subject = _subject(node, group[0])
+    base = None if ref is None else ref.source.wide
+    if outcome is Outcome.AGREE and not numerical and actual is not None:
+        case = Accusation(local, number, subject, remark, dtype, expected, actual, again, base)
+        accused = among_the_choices(case, comparison)
+        if accused is not None:
+            return accused
     if outcome is not Outcome.DISAGREE:
         reason = remark
         if outcome is Outcome.INCONCLUSIVE:
             reason = (
                 "differences of the forward are too rough for some elements"
                 if numerical
+                else "what rounding may do to some elements cannot be told: perturbed values leave the domain"
+                if np.isfinite(expected).all()
                 else "the engine has no finite value for some elements"
             )
         return Testimony(
@@ -361,8 +390,17 @@ def _check_group(
         r for r in (remark, "the backward returned no gradient (None)" if actual is None else "") if r
     )
     found = actual if actual is not None else np.zeros(expected.shape)
-    case = Accusation(local, number, subject, reason, dtype, expected, found, again)
-    return second_opinion(case, comparison)
+    case = Accusation(local, number, subject, reason, dtype, expected, found, again, base)
+    said = second_opinion(case, comparison)
+    if said.outcome is Outcome.DISAGREE and node.role == "function" and ref is not None:
+        same_along = along_symmetric_changes(ref, expected, found)
+        if same_along is not None:
+            outcome, comparison = again(same_along)
+            if outcome is Outcome.AGREE:
+                return replace(said, outcome=Outcome.INCONCLUSIVE, reason=_SYMMETRIC, value=None)
+            # What is wrong along those is to be told, not which half was meant.
+            return replace(said, comparison=comparison, value=None)
+    return said
 
 
 def _terms(node: NodeRecord, gradient: Array, cotangents: Sequence[ArraySource | None]) -> float:

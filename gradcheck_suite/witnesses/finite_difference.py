@@ -25,6 +25,7 @@ from ..compare.cuts import Cut
 from ..evidence import Array, Outcome, Testimony
 from .float64_world import Abstain, World, build, copied, settle
 from .held_constant import hold_stops
+from .held_shape import held_shapes
 from .looks import WITNESS, Look, look
 
 __all__ = ["FiniteDifferenceResult", "excused", "finite_difference", "left_out"]
@@ -32,6 +33,7 @@ __all__ = ["FiniteDifferenceResult", "excused", "finite_difference", "left_out"]
 _MOST_LOCALISED = 64
 # From so many elements on, a further evaluation costs more than it can tell.
 _MANY = 10_000
+_KEPT = {"hermitian": "Hermitian", "lower": "lower triangular", "upper": "upper triangular"}
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class _Examination:
         self.names = names
         self.split = [group for group in (inputs, [n for n in names if n not in call.leaves]) if group]
         self._displaced = False
+        self._shapes_known = False
         self._drawn = 0
 
     def look(self, names: Sequence[str]) -> Look:
@@ -100,15 +103,30 @@ class _Examination:
     def first(self, names: Sequence[str]) -> Look:
         """A look that moves off a kink once."""
         seen = self.look(names)
+        if seen.outcome is not Outcome.AGREE and self._hold_shapes():
+            seen = self.look(names)
         if seen.cause == "kink" and self._displace("at the given one the function has a kink"):
             return self.look(names)
         return seen
+
+    def _hold_shapes(self) -> bool:
+        """Keep symmetric and triangular leaves such where an operation demands it; whether there are any, once."""
+        if self._shapes_known:
+            return False
+        self._shapes_known = True
+        self.world.held = held_shapes(self.world)
+        for name, shape in self.world.held.items():
+            self.notes.append(
+                f"finite differences keep {name} {_KEPT[shape]}: an operation takes it for that"
+            )
+        return bool(self.world.held)
 
     def _displace(self, why: str) -> bool:
         """Go on at a neighbouring point, once; False where that point is no better."""
         if self._displaced:
             return False
         self._displaced = True
+        self._hold_shapes()
         there = copy.copy(self.world)
         try:
             there.displace(self.seed)

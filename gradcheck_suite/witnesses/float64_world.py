@@ -20,6 +20,7 @@ from ..capture.outputs import describe, output_tensors
 from ..capture.precision import WIDER, Additions, InFloat64, PrecisionProbe
 from ..capture.state import Snapshot
 from ..capture.stops import StopGradients
+from .accumulation import inner_accumulation
 from .direction import Direction, aligned, flat, norm, put
 
 __all__ = ["DOUBLE", "SINGLE", "Abstain", "Precision", "Twin", "World", "build", "copied", "settle"]
@@ -85,6 +86,7 @@ class World:
     dirty: set[str] = field(default_factory=set)
     overwrites: bool | None = None
     still: Mapping[str, Tensor] = field(default_factory=dict)
+    held: Mapping[str, str] = field(default_factory=dict)
     borrowed: bool = False
 
     def run(self) -> list[Tensor]:
@@ -238,8 +240,9 @@ class World:
             leaves = [self.leaves[name] for name in names]
             mode: Any = InFloat64() if self.wide else torch.enable_grad()
             versions = [leaf._version for leaf in leaves]
-            with mode:
+            with mode, inner_accumulation(leaves) as added:
                 found = torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True)
+            found = [g if more is None else more if g is None else g + more for g, more in zip(found, added)]
             written = {n for n, leaf, version in zip(names, leaves, versions) if leaf._version != version}
             if written:  # by a backward, which may return what it wrote into as a gradient
                 found = [None if g is None else g.clone() for g in found]
@@ -288,7 +291,7 @@ class World:
 
     def displace(self, seed: int) -> None:
         """Move the base point a little, off a kink that it lies on."""
-        away = Direction(self.leaves, self.scales, seed)
+        away = Direction(self.leaves, self.scales, seed, held=self.held)
         self.base = {
             name: away.moved(name, self.base[name], _DISPLACEMENT, flat(leaf.data).dtype)
             for name, leaf in self.leaves.items()

@@ -231,7 +231,7 @@ def _judge_last(
         return Testimony(
             "engine", subject, Outcome.AGREE, comparison, reason="rounding where zero is expected"
         )
-    return _confirmed(accusation, comparison, hair, node.role == "function")
+    return _confirmed(accusation, comparison, hair)
 
 
 def _natural(number: int, answer: Answer, node: NodeRecord) -> float:
@@ -254,7 +254,7 @@ def _natural(number: int, answer: Answer, node: NodeRecord) -> float:
     return projected / (largest([None if ref is None else ref.source.array()]) or 1.0)
 
 
-def _confirmed(accusation: Accusation, comparison: Comparison, hair: float, function: bool) -> Testimony:
+def _confirmed(accusation: Accusation, comparison: Comparison, hair: float) -> Testimony:
     """Nobody is accused without differences of the engine's gradient, and nobody of the precision of a special function.
 
     torch's ``digamma`` and the ``polygamma`` that is its derivative are right to ten digits each, so a backward that uses
@@ -276,8 +276,6 @@ def _confirmed(accusation: Accusation, comparison: Comparison, hair: float, func
     reason = "there is no settled slope at the worst element: differences of the engine's gradient jump there"
     open_ = replace(testimony, outcome=Outcome.INCONCLUSIVE, reason=reason)
     if not np.isfinite(complex(numbers.actual)):
-        if not function:
-            return replace(open_, reason="torch's own formula has no finite value here")
         # Next to a pole or a kink of some order, a hair's breadth away, everything is different.
         nearby = accusation.local.noise(accusation.number, _NEARBY)
         if not float(np.max(nearby, initial=0.0)) <= _SETTLED * numbers.scale:

@@ -144,11 +144,16 @@ def _equal(arguments: Sequence[Any], x: Array) -> Array:
     return np.zeros(x.shape, bool) if other is None else x == other
 
 
+def _axes(dims: Any, x: Array) -> Any:
+    """torch's dimensions as NumPy's axes: none at all means all, and a number has the dimension 0 in torch alone."""
+    if x.ndim == 0:
+        return None
+    return (tuple(dims) or None) if isinstance(dims, list | tuple) else dims
+
+
 def _tied(largest: bool) -> Sides:
     def mask(arguments: Sequence[Any], x: Array) -> Array:
-        axes = _argument(arguments, 1)
-        if isinstance(axes, list):
-            axes = tuple(axes) or None
+        axes = _axes(_argument(arguments, 1), x)
         extreme = (np.max if largest else np.min)(x, axis=axes, keepdims=True)
         among = x == extreme
         return np.asarray(among & (among.sum(axis=axes, keepdims=True) > 1))
@@ -163,8 +168,7 @@ def _middle(arguments: Sequence[Any], x: Array) -> Array:
 
 
 def _zero_norm(arguments: Sequence[Any], x: Array) -> Array:
-    axes = _argument(arguments, 2)
-    nothing = np.all(x == 0, axis=tuple(axes) if axes else None, keepdims=True)
+    nothing = np.all(x == 0, axis=_axes(_argument(arguments, 2), x), keepdims=True)
     return np.broadcast_to(nothing, x.shape)
 
 

@@ -40,7 +40,7 @@ def _direction(world: World, names: Sequence[str], seed: int) -> Direction:
     for name in names:
         damping = quiet / loudness[name] if loudness[name] > quiet > 0 else 1.0
         sizes[name] = damping * world.scales[name]
-    return Direction({name: world.leaves[name] for name in names}, sizes, seed, world.still)
+    return Direction({name: world.leaves[name] for name in names}, sizes, seed, world.still, world.held)
 
 
 @dataclass(frozen=True)

@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..compare.tolerance import coarsest_eps, is_differentiable_dtype
+from ..compare.tolerance import SPREAD, coarsest_eps, is_differentiable_dtype
 from ..evidence import Array, Comparison, NodeRecord, Outcome, TensorRef, Testimony
 from ..replay import LocalDifference, LocalGradients, Unexplained
 
-__all__ = ["AT_A_KINK", "Accusation", "beyond_the_domain", "second_opinion"]
+__all__ = [
+    "AT_A_KINK",
+    "CONTRADICTED",
+    "Accusation",
+    "among_the_choices",
+    "beyond_the_domain",
+    "second_opinion",
+]
 
 AT_A_KINK = "at a kink"
 """How the reason begins where torch's choice is one of several that are right."""
+
+CONTRADICTED = "the engine and a finite difference of the forward contradict each other here"
+"""The reason where nobody is accused: of a bisection, say, whose recorded branches do not follow the input."""
+
+_NOT_TOGETHER = (
+    "at a kink its elements together are no mixture of the gradients right beside: no choice gives them"
+)
 
 # torch's algorithm may lose a few more digits than the engine's (a product of reflectors that is undone by their
 # inverses): below this many units in the last place a disagreement needs a second witness.
 _HAIR = 1e3
 # Elements at kinks that are looked at one by one.
 _MOST_KINKS = 32
+# How far to the side of a kink gradients are taken, relative to the input; kinks further away are others.
+_BESIDE = 1e-5
+# What gradients beside a kink differ by relative to the largest, above which they are other choices, and how far from
+# all choices a gradient must be to be none of them: half precisions round to 4e-3.
+_CURVED = 1e-3
+_NO_CHOICE = 0.02
 
 
 @dataclass(frozen=True)
@@ -33,6 +53,7 @@ class Accusation:
         dtype: the coarsest dtype the operation worked in.
         expected, actual: by the engine, and by torch.
         again: compares torch's gradient with another expectation.
+        base: the input's value, float64 or complex128.
     """
 
     local: LocalGradients
@@ -43,6 +64,7 @@ class Accusation:
     expected: Array
     actual: Array
     again: Callable[[Array], tuple[Outcome, Comparison]]
+    base: Callable[[], Array] | None = None
 
     def testimony(
         self, outcome: Outcome, comparison: Comparison, reason: str = "", value: float | None = None
@@ -61,15 +83,20 @@ def second_opinion(case: Accusation, comparison: Comparison) -> Testimony:
         comparison: of ``case.expected`` with torch's gradient.
     """
     settled: Array | None = None
+    first = comparison
+    indices: list[tuple[int, ...]] = []
     for kinks in range(_MOST_KINKS):
         testimony, at_a_kink = _look(case, comparison)
         if not at_a_kink:
             return testimony
+        indices.append(comparison.index)
         if settled is None:
             settled = np.array(case.expected, dtype=np.result_type(case.expected, case.actual, np.float64))
         settled[comparison.index] = case.actual[comparison.index]
         outcome, further = case.again(settled)
         if outcome is not Outcome.DISAGREE:
+            if not _one_choice(case, indices):
+                return case.testimony(Outcome.DISAGREE, first, _NOT_TOGETHER)
             more = f" and at {kinks} more" if kinks else ""
             return case.testimony(outcome, comparison, testimony.reason + more)
         comparison = further
@@ -78,6 +105,86 @@ def second_opinion(case: Accusation, comparison: Comparison) -> Testimony:
         comparison,
         f"more than {_MOST_KINKS} elements are at kinks, and others were not looked at",
     )
+
+
+def among_the_choices(case: Accusation, comparison: Comparison) -> Testimony | None:
+    """Look again at an agreement that rests on noise as large as the gradient: an accusation, or None.
+
+    Where numbers are tied, the smallest perturbation picks another of them, and the noise would excuse any choice.
+    """
+    error = np.abs(case.actual - case.expected)
+    if not comparison.max_error > _NO_CHOICE * comparison.scale or not np.isfinite(error).all():
+        return None
+    indices = [tuple(int(i) for i in index) for index in np.argwhere(error > _NO_CHOICE * comparison.scale)]
+    if len(indices) > _MOST_KINKS or _one_choice(case, indices):
+        return None
+    worst = max(indices, key=lambda index: error[index])
+    exact = replace(
+        comparison,
+        index=worst,
+        differing=len(indices),
+        expected=case.expected[worst].item(),
+        actual=case.actual[worst].item(),
+        error=float(error[worst]),
+        tolerance=_NO_CHOICE * comparison.scale,
+    )
+    return case.testimony(Outcome.DISAGREE, exact, _NOT_TOGETHER)
+
+
+def _one_choice(case: Accusation, indices: Sequence[tuple[int, ...]]) -> bool:
+    """Whether the gradient's elements at kinks lie between their one-sided slopes, and can be one choice together.
+
+    Of the maximum of two equal numbers either may get the whole gradient, but not both. What may be chosen are mixtures
+    of the gradients right beside the point (F. H. Clarke, "Optimization and Nonsmooth Analysis", 1983, section 2.5). The
+    gradients beside it, with each element moved alone and with all moved at random, span an affine space that holds all
+    of these; a gradient outside it is none. True also where that cannot be told.
+    """
+    beside = case.local.beside
+    if not indices or beside is None or case.base is None or case.actual.shape != case.expected.shape:
+        return True
+    base = case.base()
+    if base.shape != case.actual.shape or base.dtype.kind == "c":
+        return True
+    where = np.array([np.ravel_multi_index(index, base.shape) for index in indices], dtype=np.int64)
+    count = len(indices)
+    typical = float(np.sqrt(np.mean(np.square(base))))
+    step = _BESIDE * (max(float(np.abs(base.reshape(-1)[where]).max()), 0.1 * typical) or 1.0)
+
+    def at_kinks(gradient: Array) -> Array:
+        return np.asarray(gradient.reshape(-1)[where], dtype=np.float64)
+
+    def moved(move: Array) -> Array:
+        value = np.array(base).reshape(-1)
+        value[where] += step * move
+        return value.reshape(base.shape)
+
+    rng = np.random.default_rng(0)
+    moves = [*np.eye(count), *-np.eye(count), *rng.uniform(-1.0, 1.0, (8, count))]
+    given = np.array([at_kinks(beside(case.number, moved(move))) for move in moves])
+    found = at_kinks(case.actual)
+    size = max(float(np.abs(given).max()), float(np.abs(found).max()))
+    if not np.isfinite(size) or size == 0.0:
+        return True
+    beyond = 0.0
+    for place, index in enumerate(indices):
+        seen = _difference(case, index, 1)
+        if seen is None or not seen.kink:
+            return True
+        # Beside a true kink the gradient is that of the side; a slope that turns within the step is another matter.
+        sides = (given[place, place] - seen.right, given[count + place, place] - seen.left)
+        if max(map(abs, sides)) > 0.05 * abs(seen.right - seen.left):
+            return True
+        low, high = sorted((seen.left, seen.right))
+        beyond = max(beyond, low - found[place], found[place] - high)
+    middle = given.mean(axis=0)
+    _, widths, axes = np.linalg.svd((given - middle) / size, full_matrices=False)
+    axes = axes[widths > _CURVED * np.sqrt(len(moves))]
+    rest = (found - middle) / size
+    rest = rest - axes.T @ (axes @ rest)
+    away = max(float(np.abs(rest).max()), beyond / size)
+    noisy = at_kinks(beside(case.number, moved(moves[-1]), coarsest_eps([case.dtype])[0]))
+    noise = float(np.abs(noisy - given[-1]).max()) / size
+    return not away > _NO_CHOICE + SPREAD * noise
 
 
 def _look(case: Accusation, comparison: Comparison) -> tuple[Testimony, bool]:
@@ -107,7 +214,7 @@ def _look(case: Accusation, comparison: Comparison) -> tuple[Testimony, bool]:
     if difference.kink and low - margin <= e <= high + margin:
         return case.testimony(Outcome.DISAGREE, comparison), False
     if abs(difference.value - e) > 3 * difference.error + abs(e - a) / 2:
-        reason = "the engine and a finite difference of the forward contradict each other here"
+        reason = CONTRADICTED
         return case.testimony(Outcome.INCONCLUSIVE, comparison, reason, difference.value), False
     confirmed = difference.error < abs(e - a) / 4
     return case.testimony(Outcome.DISAGREE, comparison, value=difference.value if confirmed else None), False

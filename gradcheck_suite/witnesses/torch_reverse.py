@@ -21,6 +21,7 @@ from ..capture.recorder import Recorder
 from ..capture.values import TensorValue
 from ..errors import GradcheckError, InputError, ModelError, NothingToVerifyError
 from ..evidence import ArraySource, NodeRecord, TensorRef, Trace
+from .accumulation import inner_accumulation
 
 __all__ = ["ReverseRun", "record_reverse", "reentrant_backward"]
 
@@ -37,7 +38,8 @@ class ReverseRun:
         unreached: names among the parameters and inputs that no gradient can reach.
         recorder: kept for drawing and probing.
         hooked: keys of leaves and edges on whose tensors the user has hooks.
-        inner: names whose gradients come from a backward inside the backward (re-entrant checkpointing), unseen here.
+        inner: names whose gradients come, wholly or in part, from a backward inside the backward (re-entrant
+            checkpointing, a Function that calls ``backward`` itself), unseen here.
     """
 
     def __init__(
@@ -185,7 +187,7 @@ def record_reverse(
     reentrant = any(node.name().endswith("CheckpointFunctionBackward") for node in graph.nodes)
     # Copies: a backward that writes into its argument would change what the other witnesses are asked with.
     started = [cotangent.clone() for cotangent in cotangents]
-    with graph.observing(started), recorder:
+    with graph.observing(started), recorder, inner_accumulation(list(named_leaves.values())) as added:
         try:
             if reentrant:
                 found = reentrant_backward(tensors, list(wanted.values()), started, named_leaves.values())
@@ -197,12 +199,19 @@ def record_reverse(
             raise ModelError(_raised("running the backward", error, (), {})) from error
     gradients = dict(zip(wanted, found))
     targets = None if wrt is None else list(wanted.values())
-    trace = graph.trace(cotangents, leaf_names, gradients, start_values, targets)
     unreached = [n for n, t in named_leaves.items() if n not in leaves and t.requires_grad]
-    inner: list[str] = []
-    if reentrant:
-        inner = [n for n in unreached if named_leaves[n].grad is not None]
-        unreached = [n for n in unreached if n not in inner]
+    # With re-entrant checkpoints everything goes through ``.grad``, and what is reached both ways is added up there.
+    behind = [
+        name
+        for name, gradient in zip(named_leaves, added)
+        if gradient is not None and not (reentrant and name in leaves)
+    ]
+    # What a backward of its own has added to is not the gradient that was returned here.
+    gradients = {n: g for n, g in gradients.items() if n not in behind}
+    wanted = {n: t for n, t in wanted.items() if n not in behind}
+    inner = [n for n in behind if wrt is None or any(_meant(n, pattern, named_leaves) for pattern in wrt)]
+    unreached = [n for n in unreached if n not in behind]
+    trace = graph.trace(cotangents, leaf_names, gradients, start_values, targets)
     return ReverseRun(
         trace, outputs, cotangents, gradients, wanted, unreached, recorder, graph, hooked, inner
     )
@@ -285,7 +294,7 @@ def _select(
     else:
         chosen = {}
         for pattern in wrt:
-            known = [n for n in {**leaves, **named} if fnmatch.fnmatchcase(n, pattern)]
+            known = [n for n in {**leaves, **named} if _meant(n, pattern, {**leaves, **named})]
             if not known:
                 raise InputError(
                     f"selecting what to differentiate with respect to failed: {pattern!r} matches none of "
@@ -298,6 +307,11 @@ def _select(
             f"{len(named)} named tensors were looked at. Make sure that something requires grad and that the output depends on it."
         )
     return chosen
+
+
+def _meant(name: str, pattern: str, names: Mapping[str, object]) -> bool:
+    """Whether a pattern of ``wrt`` means a name; in ``inputs[0]`` the brackets belong to the name and are no set."""
+    return name == pattern if pattern in names else fnmatch.fnmatchcase(name, pattern)
 
 
 def is_zero(source: ArraySource | None) -> bool:

@@ -75,8 +75,8 @@ def test_half_precision_is_granted_less_of_its_noise() -> None:
     assert outcome(SOME, SOME + 0.11 * HALF_SPREAD, "bfloat16", noise=noise) is Outcome.DISAGREE
 
 
-def test_noise_that_is_not_finite_grants_everything() -> None:
-    assert outcome(SOME, SOME * 2, noise=lambda: np.full(SOME.shape, np.nan)) is Outcome.AGREE
+def test_noise_that_is_not_finite_settles_nothing() -> None:
+    assert outcome(SOME, SOME * 2, noise=lambda: np.full(SOME.shape, np.nan)) is Outcome.INCONCLUSIVE
 
 
 def test_none_is_right_for_zeros_only() -> None:
@@ -212,3 +212,16 @@ def test_without_a_sample_or_with_one_that_is_not_finite_nothing_is_settled() ->
     assert settles_beside(SOME, SOME, SOME * np.nan, dtype="float64", slack=1.0, spread=8.0) is None
     assert settles_beside(SOME, SOME * np.inf, SOME, dtype="float64", slack=1.0, spread=8.0) is None
     assert settles_beside(SOME, SOME, SOME, dtype="bfloat16", slack=1.0, spread=8.0) is None
+
+
+@pytest.mark.parametrize("spread", [np.nan, np.inf])
+def test_noise_without_a_finite_value_excuses_nothing(spread: float) -> None:
+    expected, actual = np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.5, 3.0])
+    noise = np.array([0.0, spread, 0.0])
+    outcome, _ = judge(expected, actual, dtype="float64", noise=lambda: noise)
+    assert outcome is Outcome.INCONCLUSIVE
+    outcome, _ = judge(expected, expected.copy(), dtype="float64", noise=lambda: noise)
+    assert outcome is Outcome.AGREE
+    outcome, comparison = judge(expected, np.array([1.5, 2.5, 3.0]), dtype="float64", noise=lambda: noise)
+    assert outcome is Outcome.DISAGREE
+    assert (comparison.index, comparison.differing) == ((0,), 1)

@@ -104,3 +104,24 @@ def test_nesting_restoring_and_bad_sizes():
         perturbed(-1.0, np.random.default_rng(0)),
     ):
         pass
+
+
+@pytest.mark.parametrize("eps", [2.0**-52, 2.0**-23, 2.0**-7])
+@pytest.mark.parametrize("exponent", [3, -2.0, 0.0, 1.0, np.array([2.0, 3.0, 4.0, 1.0])])
+def test_integral_exponents_stay_integral(eps, exponent):
+    """Beside an integer, a negative number has no power: the noise would be NaN, and excuse everything."""
+    x = Tensor(np.array([-1.5, -0.25, 2.0, 0.5]), requires_grad=True)
+    with perturbed(eps, np.random.default_rng(1)):
+        noisy = Tensor(np.asarray(exponent, dtype=float) * (1 + eps))
+        (first,) = grad([e.power(x, noisy)], [x], [Tensor(np.ones(4))], create_graph=True)
+        (second,) = grad([first], [x], [Tensor(np.ones(4))], allow_unused=True)
+    power = np.asarray(exponent, dtype=float)
+    np.testing.assert_allclose(first.data, power * x.data ** (power - 1), rtol=8 * eps)
+    assert second is None or np.isfinite(second.data).all()
+
+
+def test_shares_of_a_logsumexp_stay_below_one():
+    x = Tensor(np.full((3, 2), -1e30), requires_grad=True)
+    with perturbed(1e-7, np.random.default_rng(1)):
+        (weights,) = grad([e.logsumexp(x * 1.0, axis=0)], [x], [Tensor(np.ones(2))])
+    assert np.isfinite(weights.data).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -34,3 +36,11 @@ def test_a_gradient_of_another_shape_is_refused():
     x.grad = engine.tensor([5.0, 3.0])
     with pytest.raises(engine.EngineError, match=r"shape"):
         (x * 2.0).sum().backward()
+
+
+def test_a_mean_over_nothing_is_nan_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(e.mean(np.zeros((2, 0)), axis=1).data).all()
+        assert e.mean(np.zeros((2, 0)), axis=0).shape == (0,)
+        assert e.mean(np.zeros((0, 2)), axis=0, keepdims=True).shape == (1, 2)

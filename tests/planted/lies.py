@@ -61,6 +61,24 @@ def function(
     return Planted.apply
 
 
+# -- from released libraries, see docs/real-libraries.md ---------------------------------------------------------
+
+TWICE = torch.tensor([0, 1, 1])
+
+
+def _subtracted_once(g: Tensor, x: Tensor) -> Tensor:
+    gradient = torch.zeros_like(x)
+    gradient[TWICE] += g
+    return gradient
+
+
+picked_twice = function(lambda x: x[TWICE], _subtracted_once)
+like_the_first = function(lambda x: x.sin().sum(-1), lambda g, x: g[0] * x.cos())
+halves_exchanged = function(
+    lambda x: torch.cat([x[:, :2].sin(), x[:, 2:] * 3], -1),
+    lambda g, x: torch.cat([g[:, 2:] * 3, g[:, :2] * x[:, :2].cos()], -1),
+)
+
 # -- single elements and factors ---------------------------------------------------------------------------------
 
 cube = function(lambda x: x * x * x, lambda g, x: g * 2 * x * x)
@@ -347,5 +365,8 @@ LIES = (
     Lie("through NumPy", through_numpy, one(), witness="graph"),
     Lie("under no_grad", frozen, one(), witness="graph", severity=Severity.NOTE),
     Lie("detached factor", cut, one(), witness="graph", severity=Severity.NOTE),
+    Lie("a repeated index counted once", lambda x: picked_twice(x) * 2, one()),  # lie: a repeated index counted once
+    Lie("every sample like the first", lambda x: like_the_first(x) * 2, one()),  # lie: every sample like the first
+    Lie("halves exchanged", lambda x: halves_exchanged(x) * 2, one(3, 4)),  # lie: halves exchanged
 )
 # fmt: on

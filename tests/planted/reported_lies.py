@@ -186,7 +186,6 @@ REPORTED_LIES = (
         lambda x: tied(x) * 2,  # lie: the whole gradient to both of a tie
         lambda: (torch.tensor([2.0, 2.0, 1.0]).double(),),
         cite="chelsea0x3b/dfdx#111",
-        missed="each element lies between its one-sided slopes; that both move together is not looked at",
     ),
     Lie(
         "ISRLU without its cotangent",

@@ -48,11 +48,6 @@ def symmetrized(x: Tensor) -> Tensor:
 THETA = torch.tensor([[[0.9, 0.2, 0.05], [-0.1, 1.1, 0.02]]], dtype=F64)
 ZEROS = torch.zeros(3, 3, dtype=F64)
 
-ONE_TRIANGLE = (
-    "LAPACK reads one triangle, torch returns the symmetric gradient, and differences of the whole function step in "
-    "directions that are not symmetric"
-)
-
 REPORTED_TRUTHS = (
     Truth(
         "a reciprocal, to the last bit but one",
@@ -124,12 +119,10 @@ REPORTED_TRUTHS = (
         "Cholesky factors of a symmetric leaf",
         of(torch.linalg.cholesky, torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=F64)),
         cite="pytorch/pytorch#137284",
-        accused=ONE_TRIANGLE,
     ),
     Truth(
         "eigenvalues of a symmetric leaf",
         of(torch.linalg.eigvalsh, torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=F64)),
         cite="pytorch/pytorch#22807",
-        accused=ONE_TRIANGLE,
     ),
 )

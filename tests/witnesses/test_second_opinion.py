@@ -153,3 +153,99 @@ def test_zeros_that_torch_never_wrote_are_zeros() -> None:
     x = torch.randn(20, 20, generator=torch.Generator().manual_seed(0)).requires_grad_()
     del filler
     assert [v.outcome for v in verdicts(torch.sgn, x)] == [Outcome.AGREE]
+
+
+# -- elements at kinks are one choice together ---------------------------------------------------------------------
+
+
+def custom(forward: Callable[..., Tensor], backward: Callable[..., Any]) -> Callable[..., Tensor]:
+    class Custom(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *given: Tensor) -> Tensor:
+            ctx.save_for_backward(*given)
+            return forward(*given)
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Any:
+            return backward(g, *ctx.saved_tensors)
+
+    return Custom.apply
+
+
+def tied(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64, requires_grad=True)
+
+
+def highest(x: Tensor) -> Tensor:
+    return (x == x.amax(-1, keepdim=True)).to(x.dtype)
+
+
+def only_first(g: Tensor, x: Tensor) -> Tensor:
+    return torch.zeros_like(x).scatter(0, x.argmax(keepdim=True), g)
+
+
+@pytest.mark.parametrize("values", [(2.0, 2.0, 1.0), (1.0,) * 32, (0.0, 0.0), (-3.0, -3.0, -3.0, -4.0)])
+@pytest.mark.parametrize("share", [1.0, 0.0, 0.75])
+def test_the_whole_gradient_to_each_of_a_tie_is_wrong(values: tuple[float, ...], share: float) -> None:
+    function = custom(torch.amax, lambda g, x: g * share * highest(x))
+    (verdict,) = verdicts(function, tied(*values))
+    assert verdict.outcome is Outcome.DISAGREE
+    assert "together" in verdict.testimonies[0].reason
+
+
+def test_a_tie_in_each_row() -> None:
+    x = torch.tensor([[2.0, 2.0, 1.0], [3.0, 3.0, 3.0]], dtype=torch.float64, requires_grad=True)
+    (wrong,) = verdicts(custom(lambda x: x.amax(-1), lambda g, x: g[:, None] * highest(x)), x)
+    assert wrong.outcome is Outcome.DISAGREE
+    shared = custom(
+        lambda x: x.amax(-1), lambda g, x: g[:, None] * highest(x) / highest(x).sum(-1, keepdim=True)
+    )
+    (right,) = verdicts(shared, x)
+    assert right.outcome is Outcome.AGREE
+
+
+@pytest.mark.parametrize("slope", [1.5, 8.0])
+def test_a_slope_outside_is_wrong_where_perturbed_arguments_jump_over_the_kink(slope: float) -> None:
+    """x and y are perturbed each by itself, so the noise of |x - y| is as large as the gradient where they are equal."""
+    backward = lambda g, x, y: (s := g * torch.where(x == y, slope, (x - y).sign()), -s)
+    y = torch.tensor([2.0, 0.5, 1.0], dtype=torch.float64)
+    (verdict,) = verdicts(lambda x: custom(lambda x, y: (x - y).abs(), backward)(x, y), tied(2.0, 1.0, 1.0))
+    assert verdict.outcome is Outcome.DISAGREE
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        custom(torch.amax, only_first),
+        custom(torch.amax, lambda g, x: g * highest(x) / highest(x).sum()),
+        custom(torch.relu, lambda g, x: g * (x >= 0)),
+        custom(lambda x: x.abs().sum(), lambda g, x: g * torch.where(x < 0, -1.0, 1.0).double()),
+        custom(lambda x: x.norm(), lambda g, x: torch.where(x.norm() > 0, g * x / x.norm(), 0.0)),
+        torch.amax,
+        torch.amin,
+        torch.median,
+        torch.max,
+        lambda x: x.max(0).values,
+        lambda x: x.sort().values,
+        lambda x: x.sort(descending=True, stable=True).values,
+        lambda x: x.topk(2).values,
+        lambda x: x.kthvalue(2).values,
+        lambda x: x.cummax(0).values,
+        lambda x: x.norm(p=torch.inf),
+        lambda x: torch.maximum(x, x.detach()),
+        torch.relu,
+        torch.abs,
+        lambda x: torch.nn.functional.max_pool1d(x[None], 2),
+        lambda x: torch.nn.functional.hardtanh(x, -2.0, 2.0),
+    ],
+)
+@pytest.mark.parametrize("values", [(2.0, 2.0, 1.0, 2.0), (0.0,) * 5, (-1.0, -1.0, -1.0)])
+def test_a_choice_among_ties_is_right(function: Callable[..., Tensor], values: tuple[float, ...]) -> None:
+    found = verdicts(function, tied(*values))
+    assert [v.outcome for v in found] == [Outcome.AGREE] * len(found)
+
+
+def test_a_power_of_negative_numbers_is_not_excused() -> None:
+    wrong = custom(lambda x: x**3, lambda g, x: 3 * x * x.relu() * g)
+    (verdict,) = verdicts(wrong, tied(-1.5, -0.5, 2.0, 0.7))
+    assert verdict.outcome is Outcome.DISAGREE

@@ -778,3 +778,14 @@ def test_twin_a_wrong_operation_of_torch_is_found() -> None:
     chosen = [op for op in entries() if op.name in WRONG_IN_TORCH and op.variant_test_name == "chunked"]
     wrong = [line for op in chosen for line in accused(op, 1)[0]]
     assert bool(wrong) is bool(chosen)
+
+
+@pytest.mark.parametrize("values", [(0.0, 0.0), (0.0, 0.5)])
+def test_a_nan_of_torch_where_the_second_derivative_is_finite_is_wrong(values: tuple[float, ...]) -> None:
+    report = check_gradients(torch.sinc, torch.tensor(values, dtype=torch.float64), order=2)
+    assert "GC102" in {finding.code for finding in report.errors}, str(report)
+
+
+def test_no_nan_is_accused_where_there_is_no_second_derivative() -> None:
+    report = check_gradients(lambda x: x.norm(), torch.zeros(2, dtype=torch.float64), order=2)
+    assert not report.errors, str(report)

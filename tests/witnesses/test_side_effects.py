@@ -24,7 +24,9 @@ from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
 from gradcheck_suite import Finding, Severity, check_gradients, surrogate_gradient
+from gradcheck_suite.capture.values import TensorValue
 from gradcheck_suite.rules.backward_side_effect import BackwardSideEffect
+from gradcheck_suite.witnesses.backward_call import same_bits
 
 F64 = torch.float64
 
@@ -743,3 +745,10 @@ def test_many_kinds_of_call_are_counted() -> None:
     report = check_gradients(lambda x: sum(apply(x[:n]).sum() for n in range(1, 8)), (draw(8),))
     assert report.counts["functions"] == 4
     assert [note for note in report.notes if "3 further kinds of call of Made" in note]
+
+
+@pytest.mark.parametrize(("shape", "stride"), [((1,), (5,)), ((3, 1), (1, 7)), ((), ()), ((2, 3), (1, 2))])
+def test_bits_are_compared_at_any_stride(shape: tuple[int, ...], stride: tuple[int, ...]) -> None:
+    a = torch.arange(16, dtype=torch.float64).as_strided(shape, stride)
+    assert same_bits(a, TensorValue(a.clone()))
+    assert not same_bits(a, TensorValue(a + 1))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -557,3 +559,44 @@ def test_resnet18():
     assert report.ok, str(report)
     assert not found(report)
     assert not math.isnan(report.timings["forward mode"])
+
+
+# -- writes through conjugate, negative and real views -------------------------------------------------------------
+
+_THROUGH_VIEWS = """
+import torch
+from gradcheck_suite import check_gradients
+
+c = torch.tensor([[1 + 2j, 0.5j], [2 - 1j, -1 + 0.1j]], dtype=torch.complex128)
+r = c.real.clone() + 0.3
+WRITES = {
+    "conj": lambda y: y.conj().mul_(c),
+    "imag": lambda y: y.imag.mul_(r),
+    "real": lambda y: y.real.mul_(r),
+    "view_as_real": lambda y: torch.view_as_real(y).mul_(r[..., None]),
+    "conj imag": lambda y: y.conj().imag.mul_(r),
+    "row of conj": lambda y: y[0].conj().mul_(c[0]),
+    "real column": lambda y: torch.view_as_real(y)[..., 0].mul_(r),
+    "adjoint": lambda y: y.mH.mul_(c),
+    "negative": lambda y: torch._neg_view(y).mul_(c),
+}
+for name, write in WRITES.items():
+    def function(x):
+        y = x * c
+        write(y)
+        return y
+    for forward_mode in (False, True):
+        report = check_gradients(function, c * 1.5, forward_mode=forward_mode)
+        print(name, forward_mode, sorted({f.code for f in report.findings}), flush=True)
+"""
+
+
+def test_writes_through_lazy_views_neither_hang_nor_accuse() -> None:
+    """Autograd makes such a view's node anew while it holds the view's lock: who asks for it then waits for ever."""
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _THROUGH_VIEWS], capture_output=True, text=True, timeout=240
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    lines = run.stdout.strip().splitlines()
+    assert len(lines) == 18, run.stdout
+    assert not [line for line in lines if "GC1" in line.replace("GC190", "")], run.stdout

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gradcheck_suite import check_gradients
 from gradcheck_suite.errors import InputError, ModelError, NothingToVerifyError
 from gradcheck_suite.witnesses.torch_reverse import ReverseRun, record_reverse
 
@@ -116,3 +117,11 @@ def test_a_cotangent_that_a_backward_overwrites_is_kept() -> None:
     found = run.gradients["x"]
     assert found is not None
     np.testing.assert_allclose(found.numpy(), 2 * given)
+
+
+def test_brackets_in_a_name_are_no_set_of_characters() -> None:
+    a, b = torch.ones(2, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+    report = check_gradients(lambda a, b: a * b.sum(), (a, b), wrt="inputs[0]")
+    assert [gradient.name for gradient in report.gradients] == ["inputs[0]"]
+    report = check_gradients(lambda a, b: a * b.sum(), (a, b), wrt="inputs*")
+    assert [gradient.name for gradient in report.gradients] == ["inputs[0]", "inputs[1]"]

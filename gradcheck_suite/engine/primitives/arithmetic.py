@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..modes import THREAD
 from ..primitive import primitive
 from ..tensor import Tensor
 from .complex_parts import bar
@@ -164,6 +165,12 @@ def _power_by_exponent(out: Tensor, base: Tensor, exponent: Tensor) -> Any:
 )
 def power(x: Array, y: Array) -> Array:
     """x ** y, for negative x at integral y only."""
+    noisy = THREAD.mode.perturbation
+    if noisy is not None and np.asarray(y).dtype.kind == "f":
+        # An integral exponent is exact, and so is its predecessor: beside it, negative numbers have no power.
+        # The room is for a perturbed exponent from which 1 was taken up to three times.
+        whole, room = np.rint(y), np.minimum(4 * noisy.eps * (np.abs(y) + 2), 0.05)
+        y = np.where(np.abs(y - whole) <= room, whole, y)
     return np.power(x, y)
 
 

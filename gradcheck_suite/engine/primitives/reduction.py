@@ -62,6 +62,9 @@ sum.jvp(x="linear")
 @primitive(analytic=True, samples=_reductions)
 def mean(x: Array, *, axis: Any = None, keepdims: bool = False) -> Array:
     """Mean over axes; NaN of nothing."""
+    if not x.size:
+        # 0 / 0, and no warning of NumPy's: torch says NaN without one.
+        return np.full(np.sum(x, axis=axis, keepdims=keepdims).shape, np.nan, dtype=x.dtype)
     return np.asarray(np.mean(x, axis=axis, keepdims=keepdims))
 
 
@@ -267,7 +270,10 @@ def _shares(x: Any, out: Any, axis: Any, keepdims: bool) -> Any:
     """e ** (x - out): the softmax, given its logsumexp; 0 where all is -inf."""
     level = spread(out, x.shape, axis, keepdims)
     nothing = np.isneginf(level.data)
-    weights = exp(subtract(x, level))
+    difference = subtract(x, level)
+    # No share is above one. Only errors that are simulated relative to a huge number, a stand-in for log 0, say so.
+    above = difference.data > 1
+    weights = exp(selected(~above, difference) if np.any(above) else difference)
     return selected(~nothing, weights) if np.any(nothing) else weights
 
 
