@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +14,22 @@ __all__ = ["draw_graph"]
 
 _NODE = re.compile(r"^\t(\d+) \[", re.MULTILINE)
 _EDGE = re.compile(r"^\t(\d+) -> (\d+)", re.MULTILINE)
+
+
+@contextmanager
+def _without_missing_tensors(torchviz_dot: Any) -> Iterator[None]:
+    """torchviz raises at a custom Function that saved None (an optional mask) beside its tensors; those stay undrawn."""
+
+    def has(node: Any, name: str) -> bool:
+        if name == "saved_tensors" and any(saved is None for saved in getattr(node, name, ())):
+            return False
+        return hasattr(node, name)
+
+    torchviz_dot.hasattr = has
+    try:
+        yield
+    finally:
+        del torchviz_dot.hasattr
 
 
 def draw_graph(
@@ -33,7 +50,8 @@ def draw_graph(
         warnings.simplefilter("ignore", DeprecationWarning)
         import torchviz
 
-        dot = torchviz.make_dot(tuple(o for o in outputs if o.grad_fn is not None), params=dict(leaves))
+        with _without_missing_tensors(torchviz.dot):
+            dot = torchviz.make_dot(tuple(o for o in outputs if o.grad_fn is not None), params=dict(leaves))
     source: str = dot.source
     names = {str(id(node)): f"n{key}".replace("-", "m") for key, node in keys.items()}
     others: dict[str, str] = {}

@@ -14,11 +14,12 @@ import torch
 
 from ..evidence import TensorRef
 from .origins import NodeOrigin, Segment, UnrecordableError
-from .values import CopyOnWrite, TensorValue, dtype_name
+from .values import _DTYPE_NAMES, CopyOnWrite, TensorValue, dtype_name
 
 __all__ = ["Identities"]
 
 _RECORDERS = itertools.count(1)
+_DEVICE_NAMES: dict[torch.device, str] = {}
 
 
 class Identities:
@@ -58,15 +59,19 @@ class Identities:
 
     def node_key(self, node: Any) -> int:
         """A number for an autograd node, stable while the node lives; negative for the node of a leaf."""
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            return self.leaf_key(variable)
+        # A custom Function's node is its context, which may carry an attribute of any name.
+        if type(node).__name__ == "AccumulateGrad":
+            return self.leaf_key(node.variable)
+        return self._entry(node)[0]  # type: ignore[no-any-return]
+
+    def _entry(self, node: Any) -> list[Any]:
+        """What is kept on a node that is no leaf's: its number, and where it comes from."""
         metadata = node.metadata
-        known = metadata.get(self._mark)
+        known: list[Any] | None = metadata.get(self._mark)
         if known is None:
             self._node_count += 1
             known = metadata[self._mark] = [self._node_count, None]
-        return known[0]  # type: ignore[no-any-return]
+        return known
 
     def origin_of(self, node: Any) -> NodeOrigin | None:
         """Which operations a node differentiates, or None when the recorder saw none."""
@@ -75,8 +80,7 @@ class Identities:
 
     def _set_origin(self, node: Any, origin: NodeOrigin) -> bool:
         """Remember where a node comes from, unless that is known already."""
-        self.node_key(node)
-        entry = node.metadata[self._mark]
+        entry = self._entry(node)
         if entry[1] is not None:
             return False
         entry[1] = origin
@@ -105,33 +109,42 @@ class Identities:
     def _ref(self, tensor: torch.Tensor) -> TensorRef:
         if tensor.is_nested:
             raise UnrecordableError("nested tensor")
+        strided = tensor.layout is torch.strided
         storage = self._storage(tensor)
         epoch = self._epochs.get(storage, 0)
-        shared = self._shared_values.get(storage)
+        shared = self._shared_values.get(storage) if self._shared_values else None
         if shared is not None and shared[0] == epoch and shared[1] == _geometry(tensor):
             value = shared[2]
         else:
             value = TensorValue(tensor.detach())
             self.values.watch(storage, value)
-        strided = tensor.layout is torch.strided
         edge: tuple[int, int] | None = None
         requires_grad = tensor.requires_grad
         if requires_grad:
-            node = tensor.grad_fn
-            edge = (self.leaf_key(tensor), 0) if node is None else (self.node_key(node), tensor.output_nr)
+            try:
+                node = tensor.grad_fn
+                # A tensor's grad_fn is never the node of a leaf.
+                edge = (
+                    (self.leaf_key(tensor), 0) if node is None else (self._entry(node)[0], tensor.output_nr)
+                )
+            except RuntimeError:
+                # A view from under no_grad whose base was written to (torch.nn.init.orthogonal_): nobody can track it.
+                requires_grad = False
+        device, dtype = tensor.device, tensor.dtype
+        # By position, in the order of the fields.
         return TensorRef(
-            storage=storage,
-            epoch=epoch,
-            shape=tuple(tensor.shape),
-            strides=tensor.stride() if strided else (),
-            offset=int(tensor.storage_offset()) if strided else 0,
-            dtype=dtype_name(tensor.dtype),
-            device=str(tensor.device),
-            requires_grad=requires_grad,
-            source=value,
-            known=self._segment is None or storage in self._known or not strided or _owned_by_torch(tensor),
-            edge=edge,
-            lazy=_lazy_bits(tensor),
+            storage,
+            epoch,
+            tuple(tensor.shape),
+            tensor.stride() if strided else (),
+            int(tensor.storage_offset()) if strided else 0,
+            _DTYPE_NAMES.get(dtype) or dtype_name(dtype),
+            _DEVICE_NAMES.get(device) or _DEVICE_NAMES.setdefault(device, str(device)),
+            requires_grad,
+            value,
+            self._segment is None or storage in self._known or not strided or _owned_by_torch(tensor),
+            edge,
+            _lazy_bits(tensor) if tensor.is_conj() or tensor.is_neg() else "",
         )
 
     def _record_value(self, value: Any, tensors: list[tuple[torch.Tensor, TensorRef]]) -> Any:
@@ -139,9 +152,9 @@ class Identities:
             ref = self._ref(value)
             tensors.append((value, ref))
             return ref
-        if value is None or isinstance(value, bool | int | float | complex | str):
+        if value is None or isinstance(value, (bool, int, float, complex, str)):
             return value
-        if isinstance(value, list | tuple):
+        if isinstance(value, (list, tuple)):
             return [self._record_value(item, tensors) for item in value]
         if isinstance(value, Mapping):
             return {key: self._record_value(item, tensors) for key, item in value.items()}

@@ -100,6 +100,8 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
         self._operation_count = 0
         self._pending: list[tuple[torch.Tensor, TensorRef, NodeOrigin]] = []
         self._calls = 0
+        # Memory that the last forward without a node of its own wrote to (``scratch.data[0] = x; return scratch``).
+        self._unclaimed: set[int] = set()
         self._in_backward = False
         self._epoch_clock = 0
         for tensor in known:
@@ -115,10 +117,12 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
             # A tensor subclass dispatches to itself; what it does inside arrives here again as plain operations.
             self.subclasses.update(t.__name__ for t in types)
             return undisturbed(func, args, kwargs)
+        if _without_data(args):
+            return undisturbed(func, args, kwargs)
         traits = self._traits.get(func)
         if traits is None:
             traits = self._traits[func] = read_traits(func)
-        if self._in_backward and not torch.is_grad_enabled():
+        if self._in_backward and not torch.is_grad_enabled() and not self._runs_a_forward_again():
             if traits.writes or traits.writes_by_name:
                 self._protect_in_backward(traits, args, kwargs)
             return undisturbed(func, args, kwargs)
@@ -136,6 +140,8 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
             self._give_up()
             return undisturbed(func, args, kwargs)
         out = undisturbed(func, args, kwargs)
+        if _without_data(out if isinstance(out, list | tuple) else (out,)):
+            return out
         try:
             self._after(call, out)
         except UnrecordableError as error:
@@ -143,6 +149,10 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
         except Exception:  # likewise
             self._give_up()
         return out
+
+    def _runs_a_forward_again(self) -> bool:
+        """Whether a backward runs the forward of a custom Function, as a re-entrant checkpoint does; nobody looks here."""
+        return False
 
     def _leave_out(self, error: UnrecordableError) -> None:
         """An operation on a tensor of a kind that cannot be recorded: refused when checking, noted when watching."""
@@ -180,38 +190,46 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
         if not traits.views:
             self._settle()
         inputs: list[tuple[torch.Tensor, TensorRef]] = []
-        record_args = tuple(self._record_value(a, inputs) for a in args)
-        record_kwargs = {k: self._record_value(v, inputs) for k, v in kwargs.items()}
+        record = self._record_value
+        record_args = tuple([record(a, inputs) for a in args])
+        record_kwargs = {k: record(v, inputs) for k, v in kwargs.items()} if kwargs else {}
         before = self._written_tensors(traits, args, kwargs, inputs)
         bases: list[tuple[torch.Tensor, TensorRef]] = []
-        if not traits.relooks:
+        if before and segment is None:
+            for _, ref in before:
+                # No node saves what its own operation overwrites; a Function's forward may have saved it before that.
+                if isinstance(ref.source, TensorValue):
+                    ref.source.unsaved = True
+        if before and not traits.relooks:
             for tensor, _ in before:
                 base = tensor._base if tensor._is_view() else None
                 if base is not None:
                     bases.append((base, self._ref(base)))
             for storage in {ref.storage for _, ref in before}:
                 self.values.before_write(storage)
+        # By position, in the order of the fields: this is made for every operation.
         op = OpRecord(
-            index=self._operation_count,
-            name=traits.name,
-            args=record_args,
-            kwargs=record_kwargs,
-            outputs=(),
-            written=(),
-            location=location,
-            module=self._modules.current if self._modules is not None else "",
-            function=None if segment is None else segment.call,
-            grad_enabled=grad_enabled,
-            random=traits.random,
+            self._operation_count,
+            traits.name,
+            record_args,
+            record_kwargs,
+            (),
+            (),
+            location,
+            self._modules.current if self._modules is not None else "",
+            None if segment is None else segment.call,
+            grad_enabled,
+            traits.random,
         )
         self._operation_count += 1
         return HalfRecorded(op, segment, inputs, before, bases, traits.relooks)
 
     def _after(self, call: HalfRecorded, out: Any) -> None:
         op = call.op
-        for storage in set() if call.relooks else {ref.storage for _, ref in call.before}:
-            self._epoch_clock += 1
-            self._epochs[storage] = self._epoch_clock
+        if call.before and not call.relooks:
+            for storage in {ref.storage for _, ref in call.before}:
+                self._epoch_clock += 1
+                self._epochs[storage] = self._epoch_clock
         input_storages = {ref.storage for _, ref in call.inputs}
         outputs: list[tuple[torch.Tensor, TensorRef]] = []
         flat = out if isinstance(out, list | tuple) else (out,)
@@ -330,6 +348,8 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
         values = [frame.f_locals.get(name) for name in names]
         if code.co_flags & inspect.CO_VARARGS:
             values.extend(frame.f_locals.get(code.co_varnames[code.co_argcount + code.co_kwonlyargcount], ()))
+        if values and isinstance(values[0], type):  # a forward that is a class method
+            del values[0]
         if values and isinstance(values[0], torch.autograd.function.FunctionCtx):
             del values[0]
         kept: list[Any] = []
@@ -369,7 +389,9 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
                 if earlier.edge == edge:
                     earlier.edge, earlier.requires_grad = None, False
             segment.origin.returned.append(self._ref(tensor))
+        self._unclaimed = set()
         if not found:
+            self._unclaimed = {after.storage for op in segment.origin.ops for _, after in op.written}
             # Without a node (under no_grad, or nothing required grad) these are ordinary operations.
             for op in segment.origin.ops:
                 op.function = None
@@ -387,14 +409,20 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
     def _settle_one(self, tensor: torch.Tensor, ref: TensorRef, origin: NodeOrigin) -> None:
         if not tensor.requires_grad:
             return
-        node = tensor.grad_fn
+        try:
+            node = tensor.grad_fn
+        except RuntimeError:
+            return  # a view from under no_grad whose base was written to since: it is part of no graph
         if node is None:
             ref.requires_grad = True
             ref.edge = (self.leaf_key(tensor), 0)
             return
+        entry = self._entry(node)
         ref.requires_grad = True
-        ref.edge = (self.node_key(node), tensor.output_nr)
-        if origin.role == "unknown" or self.origin_of(node) is not None:
+        ref.edge = (entry[0], tensor.output_nr)
+        if origin.role == "op":
+            self._note_unsaved(node, ref, origin.ops[0])
+        if origin.role == "unknown" or entry[1] is not None:
             return
         if isinstance(node, torch.autograd.function.BackwardCFunction):
             self._passed_through(node, ref, origin.ops[0])
@@ -402,7 +430,7 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
         if origin.role != "write-through-view":
             base = tensor._base if tensor._is_view() else None
             written = any(before.epoch != after.epoch for before, after in origin.ops[0].written)
-            if base is not None and written and base.grad_fn is not None:
+            if base is not None and written and _node_of(base) is not None:
                 # The view's node was made anew after a write to its base: it reads the base, nothing else.
                 if node.name() != "AsStridedBackward0":
                     return  # by operations of its own, which were recorded as they ran
@@ -410,11 +438,16 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
                 origin = NodeOrigin("view-of-written", origin.ops, base_after=base_ref, view=ref)
         self._set_origin(node, origin)
 
+    def _note_unsaved(self, node: Any, ref: TensorRef, op: OpRecord) -> None:
+        """Whether a node has saved what its operation made matters to those who watch; see :mod:`..watching.saved`."""
+
     def _passed_through(self, node: Any, ref: TensorRef, op: OpRecord) -> None:
         """A Function that returns its own input: ``apply`` makes a view of it, after a forward without operations.
 
         Any other operation whose call could not be told must not pass for the Function's forward.
         """
+        if ref.storage in self._unclaimed:
+            return  # it changed what it returns in a way that autograd was not to see: no identity
         given = op.args[0] if op.name == "aten::view" and not op.grad_enabled else None
         if isinstance(given, TensorRef) and given.edge is not None and given.shape == ref.shape:
             self._calls += 1
@@ -434,6 +467,11 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
         if segment is None or not is_running(segment.frame):
             self._close_segment()
         self._settle()
+
+    @property
+    def runs_backward(self) -> bool:
+        """Whether a backward is running."""
+        return self._in_backward
 
     @contextmanager
     def backward_phase(self) -> Iterator[None]:
@@ -479,6 +517,17 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
             return None
         ops = [] if origin is None else list(origin.ops)
         return NodeOrigin("view-of-written", ops, base_after=base, view=view)
+
+
+def _without_data(values: Any) -> bool:
+    """Whether a tensor among these is on the meta device: torch asks its reference implementations for shapes there."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            if value.is_meta:
+                return True
+        elif isinstance(value, (list, tuple)) and value and _without_data(value):
+            return True
+    return False
 
 
 def _node_of(tensor: torch.Tensor) -> Any:

@@ -16,7 +16,7 @@ import torch
 
 from ..evidence import Location
 
-__all__ = ["SourceFinder", "function_line", "is_running"]
+__all__ = ["SourceFinder", "function_line", "is_running", "is_user_file"]
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -25,7 +25,8 @@ _OURS_BUT_USER = (os.path.join(_OURS, "capture", "demo.py"),)
 _STANDARD_LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 
 
-def _is_user_file(filename: str) -> bool:
+def is_user_file(filename: str) -> bool:
+    """Whether a file is the user's: neither torch's, nor this package's, nor the standard library's."""
     if filename.startswith("<frozen"):
         return False
     path = os.path.abspath(filename) if not filename.startswith("<") else filename
@@ -99,6 +100,7 @@ class SourceFinder:
         self._user_files: dict[str, bool] = {}
         # Keyed by id, with the code object held beside it: hashing a code object is by content and slow.
         self._forward_codes: dict[int, tuple[CodeType, bool]] = {}
+        self._locations: dict[tuple[int, int], tuple[CodeType, Location]] = {}
         self._scanned = False
         self._stop: FrameType | None = None
 
@@ -125,15 +127,43 @@ class SourceFinder:
             if location is None:
                 user = files.get(code.co_filename)
                 if user is None:
-                    user = files[code.co_filename] = _is_user_file(code.co_filename)
+                    user = files[code.co_filename] = is_user_file(code.co_filename)
                 if user:
-                    location = Location(code.co_filename, frame.f_lineno, code.co_name)
+                    location = self._location(code, frame)
                     if not look_for_function:
                         return location, None
-            if look_for_function and self._is_forward(code):
+            if look_for_function and _NO_FORWARD.get(id(code)) is not code and self._is_forward(code):
                 function = frame
             frame = frame.f_back
         return location, function
+
+    def _location(self, code: CodeType, frame: FrameType) -> Location:
+        """The line that a frame is at, from one that was made for the same instruction if there is one."""
+        place = (id(code), frame.f_lasti)
+        known = self._locations.get(place)
+        if known is not None and known[0] is code:
+            return known[1]
+        location = Location(code.co_filename, frame.f_lineno, code.co_name)
+        if len(self._locations) < _MOST_REMEMBERED:
+            self._locations[place] = (code, location)
+        return location
+
+    def runs_function_above(self, stop: CodeType | None, depth: int) -> bool:
+        """Whether a ``Function.forward`` runs above the innermost frame of ``stop``; False without such a frame.
+
+        Args:
+            stop: code of that frame.
+            depth: how many frames to skip, counted from the caller.
+        """
+        if stop is None:
+            return False
+        frame: FrameType | None = sys._getframe(depth + 1)
+        found = False
+        self._scanned = False
+        while frame is not None and frame.f_code is not stop:
+            found = found or self._is_forward(frame.f_code)
+            frame = frame.f_back
+        return found and frame is not None
 
     def caller_of(self, frame: FrameType) -> Location | None:
         """The user's line that called ``apply`` of the Function whose forward frame this is."""
@@ -142,7 +172,7 @@ class SourceFinder:
             filename = current.f_code.co_filename
             user = self._user_files.get(filename)
             if user is None:
-                user = self._user_files[filename] = _is_user_file(filename)
+                user = self._user_files[filename] = is_user_file(filename)
             if user:
                 return Location(filename, current.f_lineno, current.f_code.co_name)
             current = current.f_back
@@ -161,6 +191,8 @@ class SourceFinder:
                 for method in ("forward", "setup_context"):
                     for own in _unwrapped_codes(cls.__dict__.get(method)):
                         self._forward_codes[id(own)] = (own, True)
+                        if _NO_FORWARD.get(id(own)) is own:
+                            del _NO_FORWARD[id(own)]
             known = self._forward_codes.get(id(code))
             if known is not None and known[0] is code:
                 return True

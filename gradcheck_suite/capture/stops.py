@@ -228,7 +228,9 @@ class StopGradients(TorchFunctionMode):
             # A leaf that is projected on purpose (clamped weights) stays one: its gradient is that of afterwards.
             event.written = None if target.requires_grad else target.detach().clone()
         elif func is not Tensor.detach_:
-            memories = {_memory(x) for x in _pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+            memories = {_memory(x) for x in _pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)} - {
+                0
+            }
             for x in _pytree.tree_leaves(result):
                 if isinstance(x, Tensor) and _memory(x) in memories:
                     self._state.views[_memory(x)] = event
@@ -348,7 +350,11 @@ def _kept(x: Any, copy: bool = True) -> Any:
 
 
 def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
+    """The address of a tensor's memory; 0 where it has none of its own (sparse, or wrapped by ``torch.func``)."""
+    try:
+        return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
+    except (NotImplementedError, RuntimeError):
+        return 0
 
 
 @functools.cache

@@ -29,7 +29,7 @@ def any_requires_grad(values: Iterable[Any]) -> bool:
         if isinstance(value, torch.Tensor):
             if value.requires_grad:
                 return True
-        elif isinstance(value, list | tuple) and any_requires_grad(value):
+        elif isinstance(value, (list, tuple)) and value and any_requires_grad(value):
             return True
     return False
 
@@ -56,5 +56,5 @@ def tensors_of(values: Any) -> Iterator[torch.Tensor]:
     for value in values:
         if isinstance(value, torch.Tensor):
             yield value
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, (list, tuple)):
             yield from tensors_of(value)

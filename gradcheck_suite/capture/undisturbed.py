@@ -16,8 +16,13 @@ def undisturbed(func: Any, args: Any, kwargs: Any) -> Any:
     transpose of its own (``linalg_pinv``, ``linalg_polar``) then gets complex results wrong. The handling is put back,
     except for arguments that are lazily conjugated themselves: those are in the middle of being resolved.
     """
+    for value in args:
+        if isinstance(value, torch.Tensor) and value.is_complex():
+            break
+    else:
+        return func(*args, **kwargs)
     tensors = [a for a in args if isinstance(a, torch.Tensor)]
-    if not any(t.is_complex() for t in tensors) or any(t.is_conj() or t.is_neg() for t in tensors):
+    if any(t.is_conj() or t.is_neg() for t in tensors):
         return func(*args, **kwargs)
     exclude = torch._C._dispatch_tls_local_exclude_set()
     for key in (torch._C.DispatchKey.Conjugate, torch._C.DispatchKey.Negative):

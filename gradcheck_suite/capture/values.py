@@ -75,10 +75,11 @@ class TensorValue:
         keep_wide: remember the double-precision copy, for values that several witnesses ask for (parameters).
     """
 
-    __slots__ = ("__weakref__", "_keep_wide", "_wide", "tensor")
+    __slots__ = ("__weakref__", "_keep_wide", "_wide", "tensor", "unsaved")
 
     def __init__(self, tensor: torch.Tensor, *, keep_wide: bool = False) -> None:
         self.tensor = tensor
+        self.unsaved = False  # an operation's result that its node has not saved for the backward
         self._keep_wide = keep_wide
         self._wide: Array | None = None
 
@@ -119,7 +120,11 @@ class CopyOnWrite:
 
     def watch(self, storage: int, value: TensorValue) -> None:
         """Protect ``value``, which lives in memory number ``storage``."""
-        self._live.setdefault(storage, []).append(weakref.ref(value))
+        known = self._live.get(storage)
+        if known is None:
+            self._live[storage] = [weakref.ref(value)]
+        else:
+            known.append(weakref.ref(value))
 
     def before_write(self, storage: int) -> list[TensorValue]:
         """Copy every live value of this memory; returns the values that were copied."""

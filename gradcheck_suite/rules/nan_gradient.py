@@ -27,6 +27,38 @@ Bad::
 
     report = check_gradients(model, torch.tensor([1.0, 2.0, 3.0]))
 
+Bad::
+
+    import torch
+    from gradcheck_suite import check_gradients
+
+    mask = torch.tensor([True, True, False])
+
+    def entropy(logits):
+        logps = torch.log_softmax(logits.masked_fill(~mask, float("-inf")), dim=-1)  # this is meant
+        return -(logps.exp() * logps).sum(-1)  # <-
+
+    report = check_gradients(entropy, torch.tensor([[0.3, -0.2, 0.5]]))
+
+Bad::
+
+    import torch
+    from gradcheck_suite import watch
+
+    def train():
+        model = torch.nn.Linear(4, 4)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for signal in (torch.randn(3, 4), torch.zeros(3, 4)):
+            optimizer.zero_grad()
+            energy = torch.sqrt(((model(signal) * signal) ** 2).sum(1))  # <-
+            energy.mean().backward()
+            optimizer.step()
+
+    torch.manual_seed(0)
+    with watch() as session:
+        train()
+    report = session.report
+
 Good::
 
     import torch
@@ -60,7 +92,25 @@ Good::
 
     report = check_gradients(model, torch.zeros(3))
 
-Misses: a non-finite value that no gradient ever meets.
+Good::
+
+    import torch
+    from gradcheck_suite import watch
+
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch() as session:
+        for scale in (1.0, 1e38, 1.0):  # a step whose gradients overflow is left out on purpose
+            optimizer.zero_grad()
+            (model(torch.randn(3, 4)).pow(2).mean() * scale * scale).backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            if torch.isfinite(norm):
+                optimizer.step()
+    report = session.report
+
+Misses: a non-finite value that no gradient ever meets; under watch() a gradient that ``torch.autograd.grad`` returns, and
+    one that no step uses although others of the same parameter were used.
 """
 
 from __future__ import annotations
@@ -82,6 +132,7 @@ from ..evidence import (
     Trace,
 )
 from ..wording import listing, number, plural
+from .nan_reasons import reason_for
 from .registry import Rule, rule
 
 __all__ = ["NanGradient"]
@@ -109,17 +160,24 @@ class NanGradient(Rule):
         if not victims:
             return []
         findings = []
-        forward: dict[Place, OpRecord | None] | None = None
+        forward: _Origins | None = None
         seen: set[object] = set()
         for node in sorted(trace.nodes.values(), key=lambda n: -n.sequence):
             if node.key <= 0 or not node.ran or not _made_here(node):
                 continue
-            broken = [ref for ref in node.inputs if ref is not None and not _finite(_values(ref))]
+            known = [ref for ref in (*node.inputs, *node.outputs) if ref is not None]
+            if len(node.ops) == 1:  # what it read and needs no gradient of, too
+                known += _refs((*node.ops[0].args, *node.ops[0].kwargs.values()))
+            broken = [ref for ref in known if not _finite(_values(ref))]
             if not broken:
                 findings.append(cls._from_node(node, victims))
                 continue
-            forward = _origins(trace) if forward is None else forward
-            for origin in [forward.get(_place(ref)) for ref in broken]:
+            forward = _Origins(trace) if forward is None else forward
+            origins = [forward.of(ref) for ref in broken]
+            if not any(origins) and all(forward.is_meant(ref) for ref in broken):
+                # Infinities that were put there on purpose, as a mask: who multiplies them by zero has made the NaN.
+                findings.append(cls._from_node(node, victims))
+            for origin in origins:
                 if origin is not None and origin.index not in seen:
                     seen.add(origin.index)
                     findings.append(cls._from_op(origin, node, victims))
@@ -146,6 +204,8 @@ class NanGradient(Rule):
             module=node.module,
             victims=victims,
             origin=_origin_text(node, worst),
+            operands=_operands(node.ops[0]) if node.ops and node.function is None else "",
+            dtype=next((ref.dtype for ref in node.inputs if ref is not None), ""),
         )
 
     @classmethod
@@ -165,6 +225,8 @@ class NanGradient(Rule):
             module=op.module,
             victims=victims,
             propagators=passed_on,
+            operands=_operands(op),
+            dtype=broken.dtype,
         )
 
     @classmethod
@@ -181,6 +243,8 @@ class NanGradient(Rule):
         victims: Sequence[str] = (),
         propagators: Sequence[RelatedLocation] = (),
         origin: str = "",
+        operands: str = "",
+        dtype: str = "",
     ) -> Finding:
         """The operation that made a non-finite value from finite ones.
 
@@ -191,6 +255,8 @@ class NanGradient(Rule):
             victims: gradients that became non-finite because of it.
             propagators: lines that passed it on.
             origin: what the values were that it failed on ("the input is 0 there"), or "".
+            operands: ranges of what it worked on, or "".
+            dtype: of what it made, or "".
         """
         parts = [
             text for count, text in ((nans, f"{nans:,} NaN"), (infinities, f"{infinities:,} Inf")) if count
@@ -199,8 +265,7 @@ class NanGradient(Rule):
             f"{op} makes {' and '.join(parts) or 'non-finite values'} in its {phase} from finite values "
             f"({plural(elements, 'element')})"
         ]
-        if origin:
-            lines.append(origin)
+        lines += [text for text in (origin, operands, reason_for(op, phase, dtype, nans, infinities)) if text]
         if victims:
             lines.append(f"it reaches the gradient of {listing(list(victims))}")
         if phase == "backward":
@@ -223,6 +288,53 @@ class NanGradient(Rule):
                 "victims": list(victims),
             },
             hint=hint,
+        )
+
+    @classmethod
+    def from_reader(cls, trace: Trace) -> list[Finding]:
+        """The first operation that read a non-finite value which no recorded operation had made; [] if there is none."""
+        made = _Origins(trace)
+        read = [(op, ref) for op in trace.ops for ref in _refs((*op.args, *op.kwargs.values()))]
+        for wanted in (np.isnan, np.isinf):
+            for op, ref in read:
+                values = _values(ref)
+                if values.dtype.kind not in "fc" or made.knows(ref) or not bool(wanted(values).any()):
+                    continue
+                nans, infinities, elements = _count(values)
+                victims = [n for n, g in trace.leaf_gradients.items() if g and not _finite(g.array())]
+                return [
+                    cls.finding(
+                        [
+                            f"{op.name} was given {ref.describe()} with {nans:,} NaN and {infinities:,} Inf among "
+                            f"{plural(elements, 'element')}, which no operation with a gradient has made",
+                            f"it reaches the gradient of {listing(victims)}",
+                        ],
+                        location=op.location,
+                        module=op.module,
+                        op=op.name,
+                        evidence={"nan": nans, "inf": infinities, "elements": elements, "victims": victims},
+                        hint="look at the data, and at what was computed from it without gradients",
+                    )
+                ]
+        return []
+
+    @classmethod
+    def from_nowhere(cls, victims: Sequence[str], location: Location | None) -> Finding:
+        """Gradients that are not finite although no operation makes them so: a backward of the user's, or a hook, does.
+
+        Args:
+            victims: gradients that are not finite.
+            location: the backward that made them.
+        """
+        return cls.finding(
+            [
+                f"the gradient of {listing(list(victims))} is not finite after this backward, and the derivatives of the "
+                "recorded operations are finite one by one, or could not be computed"
+            ],
+            location=location,
+            evidence={"victims": list(victims)},
+            hint="look at custom backwards, at hooks, and in half precision at sums of many gradients that overflow; "
+            "check_gradients on this model looks at each node",
         )
 
     @classmethod
@@ -276,20 +388,76 @@ def _results(op: OpRecord) -> Iterable[TensorRef]:
     return [*_refs(op.outputs), *(after for _, after in op.written)]
 
 
-def _origins(trace: Trace) -> dict[Place, OpRecord | None]:
-    """For every non-finite value of the forward, the operation that first made it; None if it came in so."""
-    origins: dict[Place, OpRecord | None] = {}
-    for op in trace.ops:
-        if op.phase != "forward" or op.name.startswith(_UNINITIALISED):
-            continue
-        broken = [ref for ref in _results(op) if not _finite(_values(ref))]
+class _Origins:
+    """For every non-finite value of the forward: the operation that first made it, or that nobody is to blame for it."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._origins: dict[Place, OpRecord | None] = {}
+        self._infinite: set[Place] = set()
+        for op in trace.ops:
+            if op.phase == "forward" and not op.name.startswith(_UNINITIALISED):
+                self._add(op)
+
+    def _add(self, op: OpRecord) -> None:
+        broken = [(ref, values) for ref in _results(op) if not _finite(values := _values(ref))]
         if not broken:
-            continue
+            return
         passed = [r for r in _refs((*op.args, *op.kwargs.values())) if not _finite(_values(r))]
-        origin = origins.get(_place(passed[0])) if passed else op
-        for ref in broken:
-            origins.setdefault(_place(ref), origin)
-    return origins
+        has_nan = any(bool(np.isnan(values).any()) for _, values in broken)
+        origin = next((o for o in (self.of(ref) for ref in passed) if o is not None), None)
+        if not passed:
+            origin = op if has_nan or not _names_infinity(op) else None
+        elif origin is None and has_nan and not any(bool(np.isnan(_values(ref)).any()) for ref in passed):
+            # Infinities that are meant, or came in with the data, become NaN here: zero times infinity.
+            origin = op
+        for ref, values in broken:
+            self._origins.setdefault(_place(ref), origin)
+            if not bool(np.isnan(values).any()):
+                self._infinite.add(_place(ref))
+
+    def of(self, ref: TensorRef) -> OpRecord | None:
+        """Who made a value non-finite; None where it came in so, or is meant to be."""
+        return self._origins.get(_place(ref))
+
+    def knows(self, ref: TensorRef) -> bool:
+        """Whether some operation has put a value there."""
+        return _place(ref) in self._origins
+
+    def is_meant(self, ref: TensorRef) -> bool:
+        """Whether a value holds infinities that an operation was told to write, and no NaN."""
+        return _place(ref) in self._infinite
+
+
+def _names_infinity(op: OpRecord) -> bool:
+    """Whether an argument is infinity itself: ``masked_fill(mask, -inf)`` makes what it is told to."""
+    values = [*op.args, *op.kwargs.values()]
+    return any(isinstance(v, float) and np.isinf(v) for v in values)
+
+
+def _operands(op: OpRecord) -> str:
+    """The ranges of what an operation worked on: ``"operands: float32[3] from 0 to 2.5; 0"``."""
+    parts = []
+    for value in op.args:
+        if isinstance(value, TensorRef):
+            values = _values(value)
+            if values.dtype.kind == "f" and values.size:
+                finite = values[np.isfinite(values)]
+                among = (
+                    f"from {number(float(finite.min()))} to {number(float(finite.max()))}"
+                    if finite.size
+                    else ""
+                )
+                other = values.size - finite.size
+                parts.append(
+                    " ".join(
+                        t
+                        for t in (value.describe(), among, f"and {other:,} not finite" if other else "")
+                        if t
+                    )
+                )
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            parts.append(number(float(value)))
+    return f"operands: {'; '.join(parts[:4])}" if parts else ""
 
 
 def _origin_text(node: NodeRecord, gradient: Array) -> str:

@@ -43,6 +43,35 @@ Bad::
             optimizer.step()  # <-
     report = session.report
 
+Bad::
+
+    import torch
+    from gradcheck_suite import watch
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = [torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)]  # a list hides them
+            self.head = torch.nn.Linear(3, 1)
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x).tanh()
+            return self.head(x)
+
+    def main():
+        net = Net()
+        optimizer = torch.optim.Adam(net.parameters())
+        for _ in range(3):
+            optimizer.zero_grad()
+            net(torch.randn(4, 3)).pow(2).mean().backward()
+            optimizer.step()  # <-
+
+    torch.manual_seed(0)
+    with watch() as session:
+        main()
+    report = session.report
+
 Good::
 
     import torch
@@ -100,8 +129,30 @@ Good::
             optimizer.step()
     report = session.report
 
-Misses: parameters that are no module's, a module none of whose parameters is trained, and a parameter that got a
-    gradient only once.
+Good::
+
+    import torch
+    from gradcheck_suite import watch
+
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch() as session:
+        for _ in range(3):
+            x = torch.randn(4, 3)
+            noise = torch.nn.Parameter(torch.zeros(4, 3))  # an adversarial example, new for every batch
+            for _ in range(2):
+                model(x + noise).pow(2).mean().backward()
+                with torch.no_grad():
+                    noise += 0.1 * noise.grad.sign()
+                    noise.grad = None
+            optimizer.zero_grad()
+            model(x + noise.detach()).pow(2).mean().backward()
+            optimizer.step()
+    report = session.report
+
+Misses: a module none of whose parameters is trained, a parameter that got a gradient only once, and a tensor that
+    requires a gradient and is neither an nn.Parameter nor registered.
 """
 
 from __future__ import annotations
@@ -127,6 +178,7 @@ class NotInOptimizer(Rule):
         optimizers: Sequence[str],
         location: Location | None,
         backward: Location | None,
+        registered: bool = True,
     ) -> Finding:
         """Parameters of a model that is trained, which no optimizer holds.
 
@@ -135,6 +187,7 @@ class NotInOptimizer(Rule):
             optimizers: classes of the optimizers that step.
             location: a line where one of them steps.
             backward: the backward that makes the gradients.
+            registered: False when no model knows them, so that ``parameters()`` leaves them out.
         """
         names = list(sizes)
         verb = "receives a gradient and belongs" if len(names) == 1 else "receive gradients and belong"
@@ -142,6 +195,7 @@ class NotInOptimizer(Rule):
             [
                 f"{listing(names)} ({plural(sum(sizes.values()), 'element')}) {verb} to no optimizer; "
                 f"what steps is {listing(list(dict.fromkeys(optimizers)))}",
+                *(() if registered else ("no module that was called has it among its parameters()",)),
                 "its value stays what it was at the beginning"
                 if len(names) == 1
                 else "their values stay what they were at the beginning",
@@ -149,6 +203,15 @@ class NotInOptimizer(Rule):
             location=location,
             related=() if backward is None else (RelatedLocation("gradient made by", backward),),
             evidence={"parameters": names, "elements": sum(sizes.values())},
-            hint="make the optimizer after the model is complete, from model.parameters(); if they are meant to stay as "
-            "they are, requires_grad_(False) saves the work",
+            hint=_HINT if registered else _UNREGISTERED,
         )
+
+
+_HINT = (
+    "make the optimizer after the model is complete, from model.parameters(); if they are meant to stay as "
+    "they are, requires_grad_(False) saves the work"
+)
+_UNREGISTERED = (
+    "a module finds parameters and layers in its attributes only: keep lists of layers in nn.ModuleList, dictionaries of "
+    "parameters in nn.ParameterDict, before the optimizer is made"
+)

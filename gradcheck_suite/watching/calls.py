@@ -57,6 +57,13 @@ class DirectCalls:
             return
         if (line.file, line.line) != (caller.f_code.co_filename, caller.f_lineno):
             return
+        own = caller.f_code
+        if (
+            own.co_name == "__call__"
+            and own.co_argcount
+            and caller.f_locals.get(own.co_varnames[0]) is module
+        ):
+            return  # its class says itself what calling it means
         self._found.add(line)
         hooks = sum(len(getattr(module, name, ())) for name in _HOOKS)
         name = type(module).__name__

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from ..evidence import Location
 
-__all__ = ["Contributions", "Leaf", "Moment"]
+__all__ = ["Contributions", "Facts", "Leaf", "Moment"]
 
 # In-place operations that leave a gradient what it is, up to a factor, a bound or a mask.
 _SHAPING = frozenset(
@@ -40,16 +40,45 @@ _SHAPING = frozenset(
     )
 ) | {"aten::_amp_foreach_non_finite_check_and_unscale_", "aten::_index_put_impl_"}
 _CLEARING = frozenset(("aten::zero_", "aten::_foreach_zero_", "aten::fill_", "aten::copy_"))
+_ADDING = frozenset(("aten::add_", "aten::_foreach_add_"))
+# They declare that they write to the gradients (they unscale them), and step with what is in them.
+_FUSED = "aten::_fused_"
 _MOST_LOOKS = 3
+_MOST_WAITING = 20_000
+_MOST_GONE = 2_000
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class Moment:
-    """A backward, a step or a clearing: when, where, and what it is called."""
+    """A backward, a step or a clearing: when, where, and what it is called.
+
+    Attributes:
+        stepped: of a backward: an optimizer has stepped a leaf that it contributed to.
+    """
 
     number: int
     location: Location | None
     what: str
+    stepped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a leaf is called and where it belongs.
+
+    Attributes:
+        name: its own.
+        elements: how many it has.
+        roots: numbers of the models that it is registered in.
+        parameter: it is an ``nn.Parameter``.
+        held: some optimizer held it when this was noted.
+    """
+
+    name: str
+    elements: int
+    roots: tuple[int, ...]
+    parameter: bool
+    held: bool
 
 
 @dataclass(eq=False, slots=True)
@@ -65,6 +94,9 @@ class Leaf:
         zeroed: ``.grad`` is known to be zero.
         stepped: an optimizer has stepped it.
         by_hand: it was updated by hand.
+        beside: how many backwards contributed to it and to others that were stepped then.
+        changed: it was written to, outside any optimizer.
+        facts: what is to be said of it when it is gone.
     """
 
     tensor: weakref.ref[torch.Tensor]
@@ -84,6 +116,9 @@ class Leaf:
     looks: int = 0
     backwards: int = 0
     last_backward: Moment | None = None
+    beside: int = 0
+    changed: bool = False
+    facts: Facts | None = None
 
     def clear(self) -> None:
         """Nothing of any backward is in ``.grad``, as far as is known."""
@@ -94,7 +129,13 @@ class Leaf:
         if self.fresh is not None:
             self.used = (self.fresh, step)
         self.fresh, self.fresh_count, self.used_by_hand, self.lost = None, 0, None, None
+        self.note_step()
+
+    def note_step(self) -> None:
+        """An optimizer that holds it has stepped."""
         self.stepped = True
+        if self.last_backward is not None:
+            self.last_backward.stepped = True
 
 
 Token = Sequence[tuple[Leaf, int, int]]
@@ -108,7 +149,9 @@ class Contributions:
         self._by_grad: dict[int, Leaf] = {}
         self._by_memory: dict[int, Leaf] = {}
         self._clearing: Moment | None = None
-        self._count = 0
+        self.came_again: list[Leaf] = []
+        self.gone: list[Leaf] = []
+        self.trained: set[int] = set()  # models of which a leaf that is gone was stepped
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, Leaf]]:
         for leaf in list(self._leaves.values()):
@@ -169,7 +212,11 @@ class Contributions:
             leaf.fresh = leaf.fresh or moment
             leaf.fresh_count += 1
             leaf.backwards += 1
+            if leaf.last_backward is not None and leaf.last_backward.stepped:
+                leaf.beside += 1
             leaf.last_backward = moment
+            if leaf.backwards == 2 and len(self.came_again) < _MOST_WAITING:
+                self.came_again.append(leaf)
         return reached
 
     def forget(self, token: Token) -> None:
@@ -214,7 +261,14 @@ class Contributions:
         return leaf if leaf is not None and leaf.own_memory == memory and leaf.tensor() is not None else None
 
     def grad_written(
-        self, leaf: Leaf, op: str, target: torch.Tensor, factor: Any, moment: Callable[[], Moment]
+        self,
+        leaf: Leaf,
+        op: str,
+        target: torch.Tensor,
+        factor: Any,
+        moment: Callable[[], Moment],
+        *,
+        from_gradient: bool = False,
     ) -> None:
         """An operation has written into the ``.grad`` of a leaf, outside any backward.
 
@@ -223,11 +277,16 @@ class Contributions:
             target: what it wrote into: the gradient or a part of it.
             factor: its second argument.
             moment: makes the moment, if it is needed.
+            from_gradient: what it wrote was computed from some gradient.
         """
         grad = leaf.grad() if leaf.grad is not None else None
         whole = grad is not None and target.numel() == grad.numel()
         by_zero = op == "aten::mul_" and isinstance(factor, int | float) and factor == 0
         leaf.written = True
+        if op.startswith(_FUSED):
+            return
+        if op in _ADDING and leaf.fresh is not None and not from_gradient:
+            return  # noise, weight decay: the contributions are in there still
         if whole and (op in _CLEARING or by_zero):
             self._cleared(leaf, self._clearing or moment())
             leaf.zeroed = op != "aten::copy_"
@@ -250,6 +309,7 @@ class Contributions:
             def forget(_: object) -> None:
                 if key in leaves and leaves[key].tensor() is None:
                     gone = leaves.pop(key)
+                    self._has_gone(gone)
                     for index, memory in ((self._by_grad, gone.memory), (self._by_memory, gone.own_memory)):
                         if index.get(memory) is gone:
                             del index[memory]
@@ -258,6 +318,16 @@ class Contributions:
             if tensor.grad is not None:
                 self._adopt(leaf, tensor.grad)
         return leaf
+
+    def _has_gone(self, leaf: Leaf) -> None:
+        if leaf.grad is None or leaf.grad() is None:
+            leaf.fresh, leaf.fresh_count = None, 0  # it was cleared since
+        if leaf.facts is None:
+            return
+        if leaf.stepped:
+            self.trained.update(leaf.facts.roots[: _MOST_GONE - len(self.trained)])
+        if (leaf.fresh_count >= 2 or not leaf.stepped) and len(self.gone) < _MOST_GONE:
+            self.gone.append(leaf)
 
     def _look(self, leaf: Leaf, tensor: torch.Tensor) -> torch.Tensor | None:
         """Explain what has happened to ``.grad`` since the last look."""

@@ -20,12 +20,21 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from ..capture.dynamo import skip_by_dynamo
 from ..capture.quiet import is_quiet
+from .compilers import run_as_written
 
 __all__ = ["Watcher", "innermost", "missing_doors", "open_doors"]
 
 _ENGINE = ("torch.autograd", "torch.autograd.graph")
 _ENGINE_NAME = "_engine_run_backward"
 _BEHIND = "__gradcheck_behind__"
+_OURS = __name__.partition(".")[0] + "."
+# Whatever lets Python run inside a backward. Hooks on nodes, by way of C++, end in the mixin's method.
+_HOOKS: tuple[tuple[Any, str], ...] = (
+    (torch.Tensor, "register_hook"),
+    (torch.Tensor, "register_post_accumulate_grad_hook"),
+    (torch.autograd.function._HookMixin, "_register_hook"),
+    (torch.autograd.graph.saved_tensors_hooks, "__enter__"),
+)
 
 innermost: ContextVar[Watcher | None] = ContextVar("gradcheck_innermost_session", default=None)
 
@@ -67,6 +76,9 @@ class Watcher(Protocol):
 
     def putting_to_eval(self, module: torch.nn.Module) -> None:
         """``module.eval()`` is called."""
+
+    def hooking(self) -> None:
+        """A hook is registered that runs inside backwards."""
 
     def exposing(self, tensor: torch.Tensor) -> None:
         """The memory of a tensor is handed to somebody who can write to it without an operation."""
@@ -132,17 +144,36 @@ class _Doors:
         self._replace(torch.set_grad_enabled, "__init__", _grad_mode_door)
         self._replace(torch.inference_mode, "__enter__", functools.partial(_inference_door, entered=True))
         self._replace(torch.inference_mode, "__exit__", functools.partial(_inference_door, entered=False))
+        for owner, name in _HOOKS:
+            if hasattr(owner, name):
+                self._replace(owner, name, _hook_door)
         for name in ("numpy", "data_ptr"):
             self._replace(torch.Tensor, name, _exposure_door)
+        self._undo.append(run_as_written())
+        self._replace(torch, "compile", self._compile_door)
+
+    def _compile_door(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def compile_it(*args: Any, **kwargs: Any) -> Any:
+            compiled = original(*args, **kwargs)  # the first call imports dynamo
+            with self._lock:
+                if self._users and _watcher() is not None:
+                    self._undo.append(run_as_written())
+            return compiled
+
+        return compile_it
 
     def _replace(self, owner: Any, name: str, door_to: Callable[[Any], Any]) -> None:
         found = getattr(owner, name)
         inherited = isinstance(owner, type) and name not in vars(owner)
+        kind: Any = (
+            staticmethod if isinstance(vars(owner).get(name), staticmethod) else lambda function: function
+        )
         # Somebody (warnings.catch_warnings in a fixture) may have put an old door back.
         original = getattr(found, _BEHIND, found)
         door = door_to(original)
         setattr(door, _BEHIND, original)
-        setattr(owner, name, door)
+        setattr(owner, name, kind(door))
 
         def undo() -> None:
             # Whoever has put something over the door keeps it: with nobody behind it, it leads straight on.
@@ -151,7 +182,7 @@ class _Doors:
             if inherited:
                 delattr(owner, name)
             else:
-                setattr(owner, name, original)
+                setattr(owner, name, kind(original))
 
         self._undo.append(undo)
 
@@ -233,6 +264,19 @@ def _eval_door(original: Callable[..., Any]) -> Callable[..., Any]:
 
     skip_by_dynamo(put_to_eval.__code__)  # type: ignore[attr-defined]
     return put_to_eval
+
+
+def _hook_door(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def hooked(*args: Any, **kwargs: Any) -> Any:
+        watcher = _watcher()
+        # A check hooks every node, and takes its hooks away again.
+        if watcher is not None and not (getattr(args[-1], "__module__", None) or "").startswith(_OURS):
+            watcher.hooking()
+        return original(*args, **kwargs)
+
+    skip_by_dynamo(hooked.__code__)  # type: ignore[attr-defined]
+    return hooked
 
 
 def _exposure_door(original: Callable[..., Any]) -> Callable[..., Any]:

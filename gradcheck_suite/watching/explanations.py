@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..capture.graph import walk
-from ..capture.sources import SourceFinder, _is_user_file
+from ..capture.sources import SourceFinder, is_user_file
 from ..evidence import Finding, Location, OpRecord
 from ..rules.detached_graph import DetachedGraph
 from ..wording import listing, relative_path
@@ -162,7 +162,7 @@ class Explanations:
         found = None
         while trace is not None:
             code = trace.tb_frame.f_code
-            if _is_user_file(code.co_filename):
+            if is_user_file(code.co_filename):
                 found = Location(code.co_filename, trace.tb_lineno, code.co_name)
             trace = trace.tb_next
         return found

@@ -11,7 +11,7 @@ import torch
 
 from ..capture.graph import walk
 from ..capture.modules import ModuleStack
-from ..evidence import Finding, Location
+from ..evidence import Finding, Location, Trace
 from ..rules.non_leaf_grad import NonLeafGrad
 from .calls import DirectCalls
 from .collector import Collector
@@ -19,13 +19,16 @@ from .contributions import Contributions, Leaf, Moment, Token
 from .explanations import PREFIX, Explanations, add_note, note_of
 from .graphs import BackwardRun, Graphs
 from .growth import Growth
+from .leftovers import Leftovers
 from .modes import GradModes
 from .names import Names
+from .non_finite import NonFinite
 from .recorder import WatchingRecorder
 from .saved import release
 from .scales import Scales
 from .silent import SilentWrites, Suspect
 from .steps import Steps
+from .stretches import KnownSteps, is_undisturbed
 from .training_modes import TrainingModes
 
 __all__ = ["Hazards", "Observation"]
@@ -33,6 +36,7 @@ __all__ = ["Hazards", "Observation"]
 _BACKWARDS = frozenset({"backward", "grad"})
 _NON_LEAF = "The .grad attribute of a Tensor that is not a leaf"
 _COMPACT_EVERY = 32
+_UNSCALING = "aten::_amp_foreach_non_finite_check_and_unscale_"
 
 
 @dataclass(eq=False, slots=True)
@@ -60,6 +64,8 @@ class Hazards:
         self._contributions = Contributions()
         self.recorder = WatchingRecorder(modules, self)
         self._steps = Steps(self._contributions, self._findings, self.recorder.sources, names)
+        self._leftovers = Leftovers(self._contributions, names, modules)
+        self._non_finite = NonFinite(self.recorder, self._contributions, self._findings, names)
         self._calls = DirectCalls(modules, self.recorder.sources, self._findings)
         self._graphs = Graphs(self.recorder, self._findings)
         self.modes = GradModes(self.recorder.sources, self._findings)
@@ -69,6 +75,10 @@ class Hazards:
         self._scales = Scales(self._graphs, self._findings, names)
         self._growth = Growth(self._graphs)
         self.silent = SilentWrites(self.recorder, self._findings)
+        self.known_steps = KnownSteps(
+            self.recorder,
+            lambda op, target, memory: self.wrote(op, target, memory, None, from_gradient=False),
+        )
         self._running: list[Observation] = []
         self._backwards = 0
         self._contributions_made = 0
@@ -79,6 +89,16 @@ class Hazards:
         """After a fault of our own: say nothing more, rather than something wrong."""
         self._off = True
         self._following = False
+        self.known_steps.recover()
+
+    def is_undisturbed(self, observation: Observation) -> bool:
+        """Whether nothing of the user's runs in this backward, apart from hooks that were registered meanwhile."""
+        return (
+            not observation.create_graph
+            and len(self._running) == 1
+            and not self._steps.inside
+            and is_undisturbed(observation.nodes, self.recorder)
+        )
 
     @property
     def _blind(self) -> bool:
@@ -150,6 +170,20 @@ class Hazards:
             )
             self._growth.after(run, observation.nodes)
         self._following = self._contributions.has_gradients()
+
+    def look_at_gradients(
+        self,
+        observation: Observation,
+        given: Sequence[torch.Tensor | None] | None,
+        targets: Sequence[Any] | None,
+        observed: Trace | None,
+    ) -> None:
+        """A backward has ended: has it made a gradient NaN or Inf? ``observed`` is what was recorded of it, if it was."""
+        run = observation.run
+        if not self._blind and observation.token and len(given or ()) in (0, len(observation.roots)):
+            self._non_finite.look(
+                observation.token, observation.roots, given, targets, run.number, run.location, observed
+            )
 
     def release(self, observation: Observation) -> None:
         """A backward that freed its graph has been looked at: nobody needs the values of its operations any more."""
@@ -225,12 +259,22 @@ class Hazards:
         outermost = not self._steps.inside
         self._steps.before_step(optimizer, args, kwargs)
         if outermost:
+            self._non_finite.before_step(optimizer)
             self.training_modes.before_step(optimizer, self._steps.location())
+        if not self._running:
+            closure = kwargs.get("closure", args[1] if len(args) > 1 else None) is not None
+            self.known_steps.begin(optimizer, closure=closure)
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """It has stepped."""
+        self.known_steps.end(optimizer, step=self._steps.location())
         if not self._blind:
+            written = self._steps.written_by(optimizer)
             self._steps.after_step(optimizer)
+            if written is not None:
+                self._non_finite.after_step(written)
+            if not self._steps.inside:
+                self._leftovers.stepped()
 
     def zeroing(self, owner: Any) -> Callable[[], None] | None:
         """``owner.zero_grad()`` begins; call what is returned when it has ended."""
@@ -279,18 +323,19 @@ class Hazards:
     def wrote(self, op: str, target: torch.Tensor, memory: int, factor: Any, *, from_gradient: bool) -> None:
         """See :class:`~gradcheck_suite.watching.recorder.WriteListener`."""
         holder = self._contributions.holder_of(memory)
+        if op == _UNSCALING:
+            self._non_finite.deliberate()
         if holder is not None:
             if not self._running or op in ("aten::zero_", "aten::_foreach_zero_", "aten::fill_"):
-                self._contributions.grad_written(holder, op, target, factor, self._moment_of_clearing)
+                self._contributions.grad_written(
+                    holder, op, target, factor, self._moment_of_clearing, from_gradient=from_gradient
+                )
             return
         owner = self._contributions.owner_of(memory)
-        if (
-            owner is not None
-            and not self._running
-            and not self._steps.written_in_step(owner)
-            and from_gradient
-        ):
-            self._update(owner, self.recorder.sources.find(1, look_for_function=False)[0])
+        if owner is not None and not self._running and not self._steps.written_in_step(owner):
+            owner.changed = True
+            if from_gradient:
+                self._update(owner, self.recorder.sources.find(1, look_for_function=False)[0])
 
     def _moment_of_clearing(self) -> Moment:
         return Moment(self._backwards, self.recorder.sources.find(1, look_for_function=False)[0], "zeroing")
@@ -300,6 +345,7 @@ class Hazards:
         if tensor is not None and self._contributions.of(tensor) is leaf:
             self._growth.turn()
             self._steps.update_by_hand(leaf, tensor, location)
+            self._non_finite.updated(leaf)
 
     def _updates_by_assignment(self, leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """``p.data = p.data - lr * p.grad`` gives a parameter other memory, which a gradient has flowed into.
@@ -330,8 +376,8 @@ class Hazards:
         return [
             *self._findings.findings(),
             *self._steps.findings(),
-            *self._steps.forgotten(list(self._modules._roots)),
-            *self._steps.unused(),
+            *self._non_finite.findings(),
+            *self._leftovers.findings(self._steps.stepping()),
             *self._graphs.findings(),
             *self._growth.findings(),
             *self.training_modes.findings(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any, Protocol
 
 import torch
@@ -14,14 +15,15 @@ from ..capture.dynamo import skip_by_dynamo
 from ..capture.modules import ModuleStack
 from ..capture.recorder import Recorder
 from ..capture.traits import any_requires_grad
-from ..evidence import Location
+from ..evidence import Location, OpRecord
 from .evaluations import Evaluations
 from .explanations import Cuts
-from .saved import Copies, is_foreign
+from .saved import Copies, is_foreign, results_saved
 
 __all__ = ["Flow", "WatchingRecorder", "Write", "WriteListener"]
 
 _MOST_MEMORIES = 2_048
+_MOST_STORAGES = 1_024
 _WRITES_EACH = 4
 _MOST_FLOWS = 512
 _CUTS = {"aten::detach": "detach()", "aten::_local_scalar_dense": "item()"}
@@ -106,6 +108,8 @@ class WatchingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch's __
         self.flow = Flow()
         self.cuts = Cuts()
         self.evaluations = Evaluations()
+        # Of whoever calls autograd's engine: what runs above it on the stack, the backward itself has called.
+        self.backward_code: CodeType | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = super().__torch_dispatch__(func, types, args, kwargs)
@@ -115,7 +119,7 @@ class WatchingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch's __
                 if traits is not None and (traits.writes or traits.writes_by_name):
                     if not traits.relooks:
                         self._notice_write(traits, args, kwargs or {})
-                elif self._listener.follows_gradients():
+                elif self._listener.follows_gradients() and not (traits and "_like" in traits.name):
                     self._follow(args, out)
                 if self.evaluations and traits is not None:
                     if torch.is_grad_enabled() and any_requires_grad(args):
@@ -149,6 +153,11 @@ class WatchingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch's __
             if (not ref.requires_grad or self.values.is_exposed(ref.storage)) and is_foreign(tensor):
                 self.values.set_aside(ref.storage, ref.source)
 
+    def _note_unsaved(self, node: Any, ref: Any, op: OpRecord) -> None:
+        saved = results_saved(node, op.name)
+        if saved is not None and not any(made is ref for made in map(op.outputs.__getitem__, saved)):
+            ref.source.unsaved = True
+
     def expose(self, tensor: torch.Tensor) -> None:
         """A tensor's memory is handed to NumPy or to whoever asks for its address."""
         if tensor.layout is torch.strided and tensor.device.type == "cpu":
@@ -160,6 +169,9 @@ class WatchingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch's __
         memory = _memory(tensor)
         return None if memory is None else self._storages.get(memory)
 
+    def _runs_a_forward_again(self) -> bool:
+        return self.sources.runs_function_above(self.backward_code, 3)
+
     def _matters(self, args: Any, kwargs: Any) -> bool:
         # Nothing that an optimizer does outside a closure's forward can become part of a graph.
         if self._listener.in_step() and not torch.is_grad_enabled():
@@ -170,6 +182,12 @@ class WatchingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch's __
         """The first known write to memory number ``storage`` that made a later value than ``epoch``."""
         return next((w for w in self._writes.get(storage, ()) if w.epoch > epoch), None)
 
+    def note_write(self, number: int, op: str, location: Location | None) -> None:
+        """Memory was written to by an operation that the recorder did not see; call before_write of its values first."""
+        self._epoch_clock += 1
+        self._epochs[number] = self._epoch_clock
+        self._log(number, Write(self._epoch_clock, op, location, self._module()))
+
     def compact(self) -> None:
         """Forget memory that nobody looks at any more, so that a long loop does not fill the books."""
         live = self.values._live
@@ -179,6 +197,10 @@ class WatchingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch's __
                 live[storage] = living
             else:
                 del live[storage]
+        if len(self._storages) > _MOST_STORAGES:
+            # Addresses that nobody's values live at: whoever is given them later gets a number of its own.
+            kept = live.keys() | self.values.remembered()
+            self._storages = {address: n for address, n in self._storages.items() if n in kept}
         known = set(self._storages.values()) | live.keys()
         self._known &= known
         for storage in self._epochs.keys() - known:

@@ -6,8 +6,9 @@ operation (NumPy, a kernel that was handed an address) is copied before they get
 
 from __future__ import annotations
 
+import re
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ _MOST_MEMORIES = 4_096
 _RAW = "_raw_saved_"
 _OF_FUNCTION = "_raw_saved_tensors"  # in a custom Function's node
 _RUNNING = frozenset(("running_mean", "running_var"))
+_RESULT = re.compile(r"result(\d*)")
+_results_of: dict[tuple[type, str], Sequence[int] | None] = {}
 _names_of: dict[type, tuple[str, ...]] = {}
 
 
@@ -40,7 +43,10 @@ class Copies(CopyOnWrite):
     def before_write(self, storage: int) -> list[TensorValue]:
         saved = super().before_write(storage)
         if saved:
-            self._copied.setdefault(storage, []).extend(weakref.ref(value) for value in saved)
+            # What no node has saved may be overwritten by anybody.
+            held = [weakref.ref(value) for value in saved if not value.unsaved]
+            if held:
+                self._copied.setdefault(storage, []).extend(held)
         return saved
 
     def expose(self, storage: int, location: Location | None) -> None:
@@ -63,6 +69,10 @@ class Copies(CopyOnWrite):
     def exposed_at(self, storage: int) -> Location | None:
         """Where somebody got hold of it, if that was seen."""
         return self._exposed.get(storage)
+
+    def remembered(self) -> set[int]:
+        """Numbers of the memory that was exposed, or that a value was copied from."""
+        return self._exposed.keys() | self._copied.keys()
 
     def touched(self) -> set[int]:
         """Numbers of the memory that a value was copied from which somebody still holds."""
@@ -114,6 +124,38 @@ def saved_tensors(node: Any) -> Iterator[torch.Tensor]:
         except RuntimeError:
             continue
         yield from tensors_of(value if isinstance(value, list | tuple) else (value,))
+
+
+def results_saved(node: Any, operation: str) -> Sequence[int] | None:
+    """Which of its operation's results a node saves, by position; None where that cannot be told.
+
+    A node calls what it saves as the operation's schema does: arguments by their names, results ``result``, ``result1``.
+
+    Args:
+        node: of torch's own.
+        operation: its operation's name with the overload.
+    """
+    key = (type(node), operation)
+    if key not in _results_of:
+        _results_of[key] = _read_results(node, operation)
+    return _results_of[key]
+
+
+def _read_results(node: Any, operation: str) -> Sequence[int] | None:
+    if isinstance(node, BackwardCFunction):
+        return None
+    name, _, overload = operation.partition(".")
+    try:
+        schema = torch._C._get_schema(name, overload)
+    except RuntimeError:  # no operator of that name
+        return None
+    arguments = {argument.name for argument in schema.arguments}
+    saved = [n.removeprefix(_RAW) for n in dir(node) if n.startswith(_RAW)]
+    found = [_RESULT.fullmatch(n) for n in saved if n not in arguments]
+    positions = [int(match[1] or 0) for match in found if match is not None]
+    if len(positions) < len(found) or any(position >= len(schema.returns) for position in positions):
+        return None
+    return positions
 
 
 class _Released:

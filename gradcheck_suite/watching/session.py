@@ -8,7 +8,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -26,7 +26,17 @@ from ..capture.origins import UnrecordableError
 from ..capture.quiet import is_quiet
 from ..capture.recorder import Recorder
 from ..compare.blame import Arrival, arrivals
-from ..evidence import Finding, GradientVerdict, NodeVerdict, Outcome, Report, Testimony, Unverified
+from ..evidence import (
+    ArraySource,
+    Finding,
+    GradientVerdict,
+    NodeVerdict,
+    Outcome,
+    Report,
+    Testimony,
+    Trace,
+    Unverified,
+)
 from ..rules.suppression import suppress
 from ..rules.unverified import Unverified as UnverifiedRule
 from ..witnesses.engine import EdgeOutcomes, check_node, is_vacuous, worst
@@ -36,8 +46,10 @@ from .doors import innermost, missing_doors, open_doors
 from .hazards import Hazards, Observation
 from .ledger import Ledger, signature
 from .names import Names
+from .recorder import WatchingRecorder
 from .saved import is_released
 from .silent import Suspect
+from .stretches import out_of_the_way
 
 __all__ = ["Session", "watch"]
 
@@ -96,12 +108,13 @@ class Session:
         self._hooked: set[tuple[int, int]] = set()
         self._vacuous: dict[int, NodeVerdict] = {}
         self._stack: ExitStack | None = None
-        self._recorder: Recorder | None = None
+        self._recorder: WatchingRecorder | None = None
         self._modules = ModuleStack()
         self._names = Names(self._modules.parameter_names)
         self._hazards = Hazards(self._modules, self._names)
         self._past: list[Finding] = []
         self._looking = False
+        self._hooks_seen = False
         self.internal_errors: list[str] = []
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -121,6 +134,7 @@ class Session:
             stack.enter_context(self._modules.observing())
             recorder = self._hazards.recorder
             recorder.sources.stop_at(sys._getframe(1).f_back)
+            recorder.backward_code = Session._backward.__code__
             stack.callback(recorder.sources.stop_at, None)
             self._recorder = recorder
             stack.enter_context(recorder)
@@ -132,6 +146,9 @@ class Session:
             stack.enter_context(open_doors())
             if self._verify:
                 stack.enter_context(noting_tensor_hooks(recorder, self._hooked))
+            stack.callback(lambda: self._hazards.known_steps.recover())
+            if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+                self._hooks_seen = True
         except BaseException:
             stack.close()
             raise
@@ -224,6 +241,10 @@ class Session:
         with self._guarded():
             self._hazards.exposing(tensor)
 
+    def hooking(self) -> None:
+        """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
+        self._hooks_seen = True
+
     def warned(self, message: str, file: str, line: int) -> None:
         """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
         with self._guarded():
@@ -258,7 +279,9 @@ class Session:
         observed = False
         observation: Observation | None = None
         suspects: dict[int, Suspect] = {}
+        unseen = False
         try:
+            self._hazards.known_steps.recover()
             recorder.finish_forward()
             observation = self._hazards.before_backward(outputs, args, kwargs)
             if observation is not None:
@@ -271,6 +294,12 @@ class Session:
                     observed = bool(plan) or to_judge
                 else:
                     self._unverified["a backward", "it starts from graph edges, not from tensors"] += 1
+            unseen = (
+                observation is not None
+                and not observed
+                and not self._hooks_seen
+                and self._hazards.is_undisturbed(observation)
+            )
         except Exception:  # a watched program must not fail because its watcher did
             self._hazards.give_up()
             self.internal_errors.append(traceback.format_exc())
@@ -279,7 +308,7 @@ class Session:
         given = (args[0] if args else None) or ()
         observing = recorder.backward_phase() if graph is None or not observed else graph.observing(given)
         try:
-            with observing:
+            with observing, out_of_the_way(recorder) if unseen else nullcontext():
                 result = original(outputs, *args, **kwargs)
         except BaseException as error:
             self._ended(observation, error)
@@ -289,12 +318,15 @@ class Session:
         self._looking = True
         try:
             with _disable_current_modes(), torch.no_grad():
+                given = args[0] if args else None
+                targets = args[3] if len(args) > 3 and args[3] else None
+                trace: Trace | None = None
                 if graph is not None and observed:
-                    given = args[0] if args else None
-                    targets = args[3] if len(args) > 3 and args[3] else None
-                    self._look_at(recorder, graph, plan, suspects, outputs, given, targets)
+                    trace = self._look_at(recorder, graph, plan, suspects, outputs, given, targets)
                 elif suspects:
                     self._hazards.silent.judge(None, suspects, self._counts["backwards"], None)
+                if observation is not None:
+                    self._hazards.look_at_gradients(observation, given, targets, trace)
         except UnrecordableError as error:
             self._unverified["a backward", f"it works on a {error.kind}"] += 1
         except Exception:  # likewise
@@ -337,7 +369,7 @@ class Session:
         outputs: Sequence[torch.Tensor],
         given: Sequence[torch.Tensor | None] | None,
         targets: Sequence[Any] | None,
-    ) -> None:
+    ) -> Trace:
         cotangents = []
         for number, output in enumerate(outputs):
             cotangent = None if given is None else given[number]
@@ -347,7 +379,7 @@ class Session:
         fallback = fallback_for(recorder, graph.by_key)
         wrong = self._hazards.silent.judge(trace, suspects, self._counts["backwards"], fallback)
         if not self._verify:
-            return
+            return trace
         checked: dict[int, tuple[NodeVerdict, EdgeOutcomes]] = {}
         for key, mark in plan.items():
             record = trace.nodes[key]
@@ -396,7 +428,8 @@ class Session:
         for key in wrong:
             edges_of[key] = dict.fromkeys(edges_of[key], Outcome.DISAGREE)
         everywhere = {**sums, **at_hooks}
-        self._note_leaves(graph, names, arrivals(trace, edges_of, everywhere), everywhere)
+        self._note_leaves(graph, names, arrivals(trace, edges_of, everywhere), everywhere, arrived_at)
+        return trace
 
     def _leaf_names(self, graph: GraphRecording) -> dict[int, str]:
         leaves = [(key, node.variable) for key, node in graph.by_key.items() if key < 0]
@@ -408,14 +441,18 @@ class Session:
         names: dict[int, str],
         arrived: dict[int, Arrival],
         sums: dict[tuple[int, int], Testimony],
+        arrived_at: Mapping[str, ArraySource | None],
     ) -> None:
         known = self._modules.parameter_names()
+        nested = self._recorder is not None and self._recorder.runs_backward
         for key, node in graph.by_key.items():
             if key >= 0 or key not in arrived:
                 continue
             tensor = node.variable
             name = names[key]
             before = self._gradients.get(name)
+            if nested and before is None and not isinstance(tensor, torch.nn.Parameter):
+                continue  # cut off by a re-entrant checkpoint, for itself
             if before is None and len(self._gradients) >= _MOST_NODES:
                 continue
             outcome = arrived[key].outcome
@@ -427,6 +464,7 @@ class Session:
                 dtype=str(tensor.dtype).removeprefix("torch."),
                 outcome=outcome if before is None else worst([outcome, before.outcome]),
                 testimonies=() if at_leaf is None else (at_leaf,),
+                scale=max(0.0 if before is None else before.scale, _scale(arrived_at.get(name))),
                 nodes=arrived[key].nodes,
             )
 
@@ -472,3 +510,11 @@ class Session:
             timings={"total": self._seconds + running, "verification": self._own_seconds},
             counts=counts,
         )
+
+
+def _scale(gradient: ArraySource | None) -> float:
+    """The largest magnitude among the elements that are finite."""
+    if gradient is None:
+        return 0.0
+    magnitudes = np.abs(gradient.array())
+    return float(np.max(magnitudes, initial=0.0, where=np.isfinite(magnitudes)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import weakref
 from collections.abc import Callable, Iterable
@@ -15,8 +14,6 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from ..capture.sources import SourceFinder
 from ..evidence import Finding, Location
-from ..rules.accumulated_without_step import AccumulatedWithoutStep
-from ..rules.not_in_optimizer import NotInOptimizer
 from ..rules.step_without_gradient import StepWithoutGradient
 from ..rules.unzeroed_grad import UnzeroedGrad
 from ..rules.zeroed_before_step import ZeroedBeforeStep
@@ -162,6 +159,11 @@ class Steps:
         self._running.written.add(id(leaf))
         return True
 
+    def written_by(self, optimizer: torch.optim.Optimizer) -> set[int] | None:
+        """The leaves, by ``id``, that the outermost step has written to; None if it is not this optimizer's."""
+        running = self._running
+        return None if running is None or running.optimizers[0] is not optimizer else running.written
+
     def location(self) -> Location | None:
         """Where the running step was called."""
         return None if self._running is None else self._running.moment.location
@@ -263,7 +265,7 @@ class Steps:
             leaf = self._contributions.of(tensor)
             if leaf is not None:
                 leaf.lost = None
-                leaf.stepped = True
+                leaf.note_step()
         if running.had_gradient:
             known.had_gradient = True
             known.cleared, known.empty = None, []
@@ -299,73 +301,14 @@ class Steps:
                 found.append(StepWithoutGradient.from_step(moment.what, moment.location, known.empty_count))
         return found
 
+    def stepping(self) -> list[tuple[str, Location | None]]:
+        """Class and latest line of every optimizer that has stepped with a gradient."""
+        return [(known.name, known.where) for known in self._optimizers.values() if known.had_gradient]
+
     def _never_stepped(self, refs: list[weakref.ref[torch.Tensor]]) -> bool:
         leaves = [self._contributions.of(t) for t in (ref() for ref in refs) if t is not None]
         return not any(leaf is not None and leaf.stepped for leaf in leaves)
 
-    def forgotten(self, modules: Iterable[torch.nn.Module]) -> list[Finding]:
-        """Parameters that get gradients beside parameters that are trained, and belong to no optimizer."""
-        stepped = {id(t) for t, leaf in self._contributions if leaf.stepped}
-        if not stepped:
-            return []
-        found = []
-        optimized: set[int] | None = None
-        for module in modules:
-            named = list(module.named_parameters())
-            if not any(id(p) in stepped for _, p in named):
-                continue
-            left = []
-            for name, parameter in named:
-                leaf = self._contributions.of(parameter)
-                if leaf is not None and leaf.backwards >= 2 and not leaf.stepped and not leaf.by_hand:
-                    left.append((name, parameter, leaf))
-            if left and optimized is None:
-                optimized = _all_optimized()
-            left = [entry for entry in left if id(entry[1]) not in (optimized or ())]
-            if left:
-                moment = left[0][2].last_backward
-                stepping = [known for known in self._optimizers.values() if known.had_gradient]
-                found.append(
-                    NotInOptimizer.from_names(
-                        {name: p.numel() for name, p, _ in left},
-                        optimizers=[known.name for known in stepping],
-                        location=stepping[0].where if stepping else None,
-                        backward=moment.location if moment is not None else None,
-                    )
-                )
-        return found
-
-    def unused(self) -> list[Finding]:
-        """Sums of several backwards that nobody has used, of parameters that some optimizer holds."""
-        waiting = [
-            (t, leaf) for t, leaf in self._contributions if leaf.fresh_count >= 2 and leaf.last_backward
-        ]
-        if not waiting:
-            return []
-        optimized = _all_optimized()
-        by_line: dict[Location | None, list[tuple[torch.Tensor, Leaf]]] = {}
-        for tensor, leaf in waiting:
-            # Looking brings the leaf up to date: somebody may have cleared it in the meantime.
-            if id(tensor) in optimized and self._contributions.of(tensor) and leaf.fresh_count >= 2:
-                line = leaf.last_backward.location if leaf.last_backward is not None else None
-                by_line.setdefault(line, []).append((tensor, leaf))
-        return [
-            AccumulatedWithoutStep.from_backward(
-                line, self._names.of([t for t, _ in group]), max(leaf.fresh_count for _, leaf in group)
-            )
-            for line, group in by_line.items()
-        ]
-
 
 def _parameters(optimizers: Iterable[torch.optim.Optimizer]) -> list[torch.Tensor]:
     return [p for o in optimizers for group in o.param_groups for p in group["params"]]
-
-
-def _all_optimized() -> set[int]:
-    """Every parameter of every optimizer that exists."""
-    return {
-        id(p)
-        for o in gc.get_objects()
-        if issubclass(type(o), torch.optim.Optimizer)
-        for p in _parameters((o,))
-    }

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
+from gradcheck_suite import check_gradients, watch
 from gradcheck_suite.capture.graph import GraphRecording
 from gradcheck_suite.capture.modules import ModuleStack
 from gradcheck_suite.capture.recorder import Recorder
@@ -524,3 +525,27 @@ def test_another_thread_is_not_recorded_and_not_disturbed() -> None:
     assert [op.name for op in recorder.ops] == ["aten::cos"]
     results[0].backward()
     assert y.requires_grad
+
+
+def test_operations_on_the_meta_device_are_passed_over() -> None:
+    """Forward mode asks torch's reference implementations for shapes, on the meta device."""
+    x = torch.randn(3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    report = check_gradients(
+        lambda x: torch.func.jvp(lambda t: (t * x.detach()).sin(), (x,), (torch.ones_like(x),))[1], x
+    )
+    assert report.ok, str(report)
+    with Recorder() as recorder:
+        shape = (torch.empty(2, 3, device="meta") @ torch.empty(3, 4, device="meta")).shape
+    assert shape == (2, 4)
+    assert all(
+        not ref.device.startswith("meta") for op in recorder.ops for ref in op.outputs if ref is not None
+    )
+
+
+def test_a_view_from_under_no_grad_whose_base_was_written_blinds_no_session() -> None:
+    layer = torch.nn.Conv2d(2, 3, 3)
+    with watch() as session:
+        torch.nn.init.orthogonal_(layer.weight)
+        layer(torch.ones(1, 2, 4, 4)).square().sum().backward()
+    assert not session.internal_errors, session.internal_errors[0]
+    assert session.report.counts["nodes"] > 0

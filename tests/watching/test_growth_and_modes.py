@@ -101,6 +101,19 @@ def test_a_long_loop_and_bounded_memory() -> None:
     assert late - early < 3_000 * 1_000  # as for the books of memory in test_hazards.py
 
 
+def test_the_books_of_memory_are_bounded() -> None:
+    model = nn.Linear(3, 1)
+    with watch(verify=False) as session:
+        kept = [model(torch.randn(1, 3)) for _ in range(3_000)]
+        before = len(session._recorder._storages)  # type: ignore[union-attr]
+        assert before > 4_096  # all of it lives
+        kept.clear()
+        iterate(64, lambda loss: None)
+        assert len(session._recorder._storages) < before / 4  # type: ignore[union-attr]
+        assert len(session._recorder._epochs) < before / 4  # type: ignore[union-attr]
+    assert told(session) == []
+
+
 def leak_by_function() -> None:
     torch.set_grad_enabled(False)
 

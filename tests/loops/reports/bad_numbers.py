@@ -119,7 +119,6 @@ class TheDeviationOfOneNumber:
     "GC601",
     "https://github.com/huggingface/trl/pull/7251",
     by_checking=True,
-    open="GC601 blames masked_fill(-inf), which is meant, and not the product of zero and infinity",
 )
 class TheEntropyOfMaskedLogits:
     def fault():
@@ -184,9 +183,7 @@ class AFocalLossWithoutItsClamp:
         return Focal(), torch.rand(2, 2)
 
 
-@reported(
-    "GC601", "https://github.com/mpariente/pytorch_stoi/issues/7", open="watch() does not run GC601 yet"
-)
+@reported("GC601", "https://github.com/mpariente/pytorch_stoi/issues/7")
 class TheRootOfSilenceInATrainingLoop:
     def fault():
         model = nn.Linear(4, 4)

@@ -10,8 +10,6 @@ from torch import nn
 
 from .entry import reported
 
-NOT_REGISTERED = "GC503 looks at registered parameters of trained modules only"
-
 
 @reported("GC501", "https://github.com/guopengf/FL-MRCM/issues/10", by_checking=True, beside=("GC502",))
 class TheAdversarialLossIsANumber:
@@ -309,7 +307,7 @@ class ListOfLayers(nn.Module):
         return self.classifier(x)
 
 
-@reported("GC503", "https://github.com/pytorch/pytorch/issues/715", open=NOT_REGISTERED)
+@reported("GC503", "https://github.com/pytorch/pytorch/issues/715")
 class LayersInAPythonList:
     def fault():
         net = ListOfLayers(list)
@@ -330,7 +328,7 @@ class LayersInAPythonList:
         return net
 
 
-@reported("GC503", "https://github.com/pytorch/pytorch/issues/632", open=NOT_REGISTERED)
+@reported("GC503", "https://github.com/pytorch/pytorch/issues/632")
 class ParametersInADictionary:
     def fault():
         class Weighted(nn.Module):
@@ -369,7 +367,7 @@ class ParametersInADictionary:
         return net
 
 
-@reported("GC503", "https://github.com/allenai/allennlp/issues/4101", open=NOT_REGISTERED)
+@reported("GC503", "https://github.com/allenai/allennlp/issues/4101")
 class ActivationsWithAWeightInAPythonList:
     def fault():
         class FeedForward(nn.Module):

@@ -9,8 +9,6 @@ from torch import nn
 
 from gradcheck_suite import watch
 
-LATE = "evaluated when the session ends, from weak references: what was trained inside a function is gone by then"
-
 
 def accumulates_for_nobody():
     model = nn.Linear(4, 3)
@@ -59,8 +57,8 @@ def keeps_the_graph():
 @pytest.mark.parametrize(
     ("main", "code"),
     [
-        pytest.param(accumulates_for_nobody, "GC303", marks=pytest.mark.xfail(strict=True, reason=LATE)),
-        pytest.param(forgets_a_layer, "GC503", marks=pytest.mark.xfail(strict=True, reason=LATE)),
+        (accumulates_for_nobody, "GC303"),
+        (forgets_a_layer, "GC503"),
         (updates_by_hand, "GC301"),
         (zeroes_too_early, "GC302"),
         (keeps_the_graph, "GC402"),

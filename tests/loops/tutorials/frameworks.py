@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn, optim
 from torch.utils.data import DataLoader, TensorDataset
 
-from .registry import VIEW_UNDER_NO_GRAD, tutorial
+from .registry import tutorial
 
 
 def data():
@@ -115,7 +115,6 @@ def lightning_gan():
 @tutorial(
     "Fine-tune a pretrained model (Hugging Face Trainer)",
     needs=("transformers", "accelerate"),
-    open=VIEW_UNDER_NO_GRAD,
 )
 def hugging_face_trainer():
     from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments

@@ -7,12 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["TUTORIALS", "VIEW_UNDER_NO_GRAD", "Loop", "Tutorial", "tutorial"]
-
-VIEW_UNDER_NO_GRAD = (
-    "reading grad_fn of a view that was made under no_grad and whose base was then written to raises, in "
-    "Recorder._settle_one; the session sees no hazards any more"
-)
+__all__ = ["TUTORIALS", "Loop", "Tutorial", "tutorial"]
 
 Loop = Callable[[], "list[torch.Tensor]"]
 

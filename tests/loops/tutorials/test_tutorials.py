@@ -14,7 +14,7 @@ from gradcheck_suite import watch
 from gradcheck_suite.evidence import Severity
 from gradcheck_suite.watching import Ledger
 
-from .registry import TUTORIALS, VIEW_UNDER_NO_GRAD
+from .registry import TUTORIALS
 
 for _field in (
     "distributed",
@@ -97,13 +97,7 @@ ZEROES_BY_ITSELF = {
 """Loops in which ``zero_grad`` is not called, or makes no difference."""
 
 MISSED = {
-    "every_optimizer_fused": "a fused step declares that it writes to the gradients, which is taken for work on them",
-    "nano_gpt": "a fused step, as above",
     "nested_sessions": "what an inner session has seen, the outer has not",
-    "replicas_in_threads": "something is added to the gradient by hand: what cannot be explained is innocent",
-    "worked_on_gradients": "something is added to the gradient by hand, as above",
-    "super_resolution": VIEW_UNDER_NO_GRAD,
-    "hugging_face_trainer": VIEW_UNDER_NO_GRAD,
 }
 
 

@@ -10,7 +10,7 @@ from torch import nn, optim
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, TensorDataset
 
-from .registry import VIEW_UNDER_NO_GRAD, tutorial
+from .registry import tutorial
 
 
 @tutorial("Learn the Basics: Quickstart (FashionMNIST)")
@@ -210,7 +210,7 @@ def imagenet():
     return [*model.parameters(), *model.buffers()]
 
 
-@tutorial("pytorch/examples: super_resolution", open=VIEW_UNDER_NO_GRAD)
+@tutorial("pytorch/examples: super_resolution")
 def super_resolution():
     class Upscaler(nn.Module):
         def __init__(self, upscale_factor):
