@@ -131,7 +131,9 @@ class KnownSteps:
         self._running = weakref.ref(optimizer)
         if optimizer not in self._operations:
             numbers = (recorder.memory_number(tensor) for tensor, _ in written)
-            self._epochs = {number: recorder._epochs.get(number, 0) for number in numbers if number is not None}
+            self._epochs = {
+                number: recorder._epochs.get(number, 0) for number in numbers if number is not None
+            }
             return
         self._depth = _step_aside(recorder)
         if self._depth is None:
