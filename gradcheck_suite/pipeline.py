@@ -456,7 +456,9 @@ def _likely_gradients(
     engine = {name: replay.values.get(name) for name in run.gradients}
     if any(engine[name] is None for name, g in run.gradients.items() if g is not None):
         return None
-    return {name: None if value is None else torch.from_numpy(value) for name, value in engine.items()}
+    # torch warns of arrays that cannot be written to, such as constants that stand for a gradient of zero.
+    writable = {n: v if v is None or v.flags.writeable else v.copy() for n, v in engine.items()}
+    return {name: None if value is None else torch.from_numpy(value) for name, value in writable.items()}
 
 
 def _untracked(

@@ -288,15 +288,34 @@ def indices(
 def broadcastable_shapes(
     count: int = 2, *, max_dims: int = 3, min_side: int = 0, max_side: int = 4
 ) -> st.SearchStrategy[tuple[Shape, ...]]:
-    """Shapes that broadcast together: leading dimensions left out, others of size one."""
+    """Shapes that broadcast together: leading dimensions left out, others of size one.
+
+    One of them, any, has the shape of the result more often than not; otherwise little would be broadcast.
+    """
 
     @st.composite
     def drawn(draw: st.DrawFn) -> tuple[Shape, ...]:
-        whole = draw(shapes(0, max_dims, min_side=min_side, max_side=max_side, large_batches=False))
+        # Where no side is larger than one, or one is zero, broadcasting wrongly makes no difference.
+        common = shapes(
+            min(1, max_dims),
+            max_dims,
+            min_side=min(max(min_side, 2), max_side),
+            max_side=max_side,
+            large_batches=False,
+        )
+        whole = draw(
+            st.one_of(common, shapes(0, max_dims, min_side=min_side, max_side=max_side, large_batches=False))
+        )
+        full = draw(st.integers(0, count))
         found: list[Shape] = []
-        for _ in range(count):
-            kept = whole[draw(st.integers(0, len(whole))) :]
-            found.append(tuple(1 if draw(st.booleans()) else side for side in kept))
+        for number in range(count):
+            if number == full:
+                found.append(whole)
+                continue
+            # Always as many choices, so that an example with fewer dimensions is still one when it shrinks.
+            left_out, ones = draw(st.integers(0, max_dims)), draw(st.integers(0, 2**max_dims - 1))
+            kept = whole[min(left_out, len(whole)) :]
+            found.append(tuple(1 if ones >> axis & 1 else side for axis, side in enumerate(kept)))
         return tuple(found)
 
     return drawn()
