@@ -146,22 +146,32 @@ def look(world: World, names: Sequence[str], subject: str, seed: int, deadline: 
 
 
 def _near(world: World, move: Direction, expected: float, terms: float) -> Comparison | None:
-    """One small step to both sides, then a much smaller one, and whether either settles agreement.
+    """One very small step to one side, then to the other, then a larger one to both, and whether any settles agreement.
 
-    Batch norm over two values turns within 1e-6 of its inputs' scale; only the smaller step sees no kink there, and
-    more rounding. That is excused only as far as the first step really gave another slope.
+    A one-sided quotient is off by half the step times the curvature, which for so small a step is nothing beside five
+    digits. Where the sides differ because a kink lies inside the step (of batch norm over two values, say), the central
+    quotient is off by half of what they differ by; that is excused, within bounds. A kink at the point itself differs on
+    both sides, for a direction in which many elements move; a side on which nothing changes is not believed alone.
     """
     precision = world.precision
-    first = _step(world, move, precision.single)
-    found = None if first is None else meets(first, expected, terms, precision.close)
-    if found is not None or precision.smaller is None:
-        return found
-    second = _step(world, move, precision.smaller)
-    if second is None:
-        return None
-    scale = max(terms, abs(second.central))
-    turned = 0.0 if first is None or not scale else abs(first.central - second.central) / scale
-    return meets(second, expected, terms, min(max(precision.close, 0.1 * turned), 10.0 * precision.close))
+    if precision.smaller is not None and world.noise <= 0.1 * precision.close * precision.smaller * terms:
+        step = precision.smaller
+        plus = world.change(move, step)
+        if plus:
+            found = meets(Difference(step, plus, -plus), expected, terms, precision.close)
+            if found is not None:
+                return found
+        minus = world.change(move, -step) if plus is not None else None
+        if plus is not None and minus is not None:
+            difference = Difference(step, plus, minus)
+            scale = max(terms, abs(difference.central))
+            apart = 0.5 * abs(difference.jump) / scale if scale else 0.0
+            close = min(max(precision.close, apart), 10.0 * precision.close)
+            found = meets(difference, expected, terms, close)
+            if found is not None:
+                return found
+    larger = _step(world, move, precision.single)
+    return None if larger is None else meets(larger, expected, terms, precision.close)
 
 
 def _step(world: World, move: Direction, step: float) -> Difference | None:

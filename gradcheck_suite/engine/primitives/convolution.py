@@ -250,13 +250,17 @@ def _weight_gradient(x: Array, g: Array, geo: Geometry) -> Array:
     if geo.pointwise:
         pixels = _fold(_crop(x, geo), geo.groups)
         return np.asarray(np.matmul(_fold(g, geo.groups), pixels.swapaxes(1, 2)).reshape(shape))
-    total = np.zeros(shape, dtype=dtype)
+    total = np.empty(shape, dtype=dtype)
     for part, of_x, of_y in geo.group_parts(dtype.itemsize):
         sums = total[of_y].reshape(part.groups, -1, part.rows)
         columns = _Columns(_padded(x[:, of_x], part), part)
         for start in range(0, geo.batch, columns.size):
             stop = min(start + columns.size, geo.batch)
-            sums += np.matmul(_fold(g[start:stop, of_y], part.groups), columns(start, stop).swapaxes(1, 2))
+            of_g, windows = _fold(g[start:stop, of_y], part.groups), columns(start, stop).swapaxes(1, 2)
+            if start == 0:
+                np.matmul(of_g, windows, out=sums)
+            else:
+                sums += np.matmul(of_g, windows)
     return total
 
 
@@ -275,7 +279,9 @@ def _input_gradient(g: Array, w: Array, geo: Geometry) -> Array:
         gradient = np.zeros(shape, dtype=dtype)
         _crop(gradient, geo)[...] = pixels
         return gradient
-    if all(s == 1 for s in geo.stride):
+    # To mirror a weight is to copy it: a deep layer's is larger than all the windows it is applied to.
+    few_windows = geo.filters > geo.batch * math.prod(geo.out)
+    if all(s == 1 for s in geo.stride) and not few_windows:
         return _forward(g, _mirrored(w, geo.groups), _mirrored_geometry(geo))
     return _scatter_columns(g, w, geo)
 
