@@ -59,7 +59,7 @@ def test_models_of_the_zoo_are_verified(name: str) -> None:
 
 def test_the_zoo_is_large_and_its_names_are_its_own() -> None:
     names = [entry.name for entry in entries("zoo")]
-    assert len(names) >= 60
+    assert len(names) >= 170
     assert len(set(names)) == len(names)
 
 

@@ -67,6 +67,44 @@ class Penalty(nn.Module):
         return gradient.pow(2).sum() + y
 
 
+class InnerLeaf(nn.Module):
+    """Makes a leaf of its own out of its input, as speech encoders do whose parameters may be frozen."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x):
+        rows = x[:, None].detach()
+        rows.requires_grad = True
+        return self.linear(rows).tanh()
+
+
+class FakeQuantized(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return torch.fake_quantize_per_tensor_affine(self.linear(x), 0.1, 0, -128, 127).sin()
+
+
+PLACES = torch.tensor([[0, 1, 1, 2], [2, 0, 2, 1]])
+
+
+def of_values(function):
+    """A function of a sparse matrix, as one of what it stores."""
+    return lambda values, *others: function(torch.sparse_coo_tensor(PLACES, values, (3, 3)), *others)
+
+
+def csr(values, other):
+    return torch.sparse_csr_tensor(torch.tensor([0, 1, 3, 4]), PLACES[1], values, (3, 3)) @ other
+
+
+def strided_look_at_an_expanded_tensor(x):
+    return (x.sin().expand(2, 6).as_strided((1, 3), (2, 1), 1) * torch.arange(3.0)).sum() + x.sum()
+
+
 def assign_column(x):
     y = x * 1
     y[:, 0] = x[:, 1] * 3
@@ -116,6 +154,28 @@ def programs():
         "integer input that is written to": (
             lambda x, i: (i.add_(1), x[i])[1].sum(),
             (torch.randn(5), torch.tensor([0, 1])),
+        ),
+        "sparse factor": (of_values(torch.sparse.mm), (torch.randn(4), torch.randn(3, 2))),
+        "sparse sum": (of_values(lambda m: torch.sparse.sum(m, 0).to_dense()), torch.randn(4)),
+        "sparse softmax": (of_values(lambda m: torch.sparse.softmax(m, 1).to_dense()), torch.randn(4)),
+        "stored values": (of_values(lambda m: m.coalesce().values().sin()), torch.randn(4)),
+        "product of sparse ones": (of_values(lambda m: torch.sparse.mm(m, m).to_dense()), torch.randn(4)),
+        "compressed sparse factor": (csr, (torch.randn(4), torch.randn(3, 2))),
+        "fake quantisation": (FakeQuantized(), torch.randn(3, 4)),
+        "leaf made of an input": (InnerLeaf().double(), torch.randn(3, 4).double()),
+        "embedding cut back": (nn.Embedding(7, 4, max_norm=1.0), index),
+        "strided look beyond a view": (
+            lambda x: (x.sin()[:1].as_strided((3,), (2,), 0) * torch.tensor([2.0, 0.0, 0.0])).sum() + x.sum(),
+            torch.randn(6),
+        ),
+        "strided look at an expanded tensor": (strided_look_at_an_expanded_tensor, torch.randn(6)),
+        "confident log-softmax in bfloat16": (
+            lambda x: F.cross_entropy(20 * torch.eye(5).bfloat16() + x, torch.arange(5)),
+            torch.randn(5, 5).bfloat16(),
+        ),
+        "confident log-softmax in float64": (
+            lambda x: F.cross_entropy(10 * torch.eye(5).double() + x, torch.arange(5)),
+            torch.randn(5, 5).double(),
         ),
         "complex layer": (nn.Linear(3, 2).to(torch.complex64), torch.randn(2, 3, dtype=torch.complex64)),
         "lazy conjugate": (
@@ -246,3 +306,22 @@ def test_nan_gradient_names_its_producer():
     report = check_gradients(lambda x: x.pow(2).sum().sqrt(), torch.zeros(3))
     assert [f.code for f in report.errors] == ["GC601"]
     assert not report.ok
+
+
+def written_where_windows_overlap(x):
+    y = x * 1
+    windows = y.unfold(0, 4, 2)
+    windows.copy_(windows * 0.5)
+    return y.sin()
+
+
+def test_a_write_through_overlapping_windows_is_left_open_and_not_accused():
+    report = check_gradients(written_where_windows_overlap, torch.randn(6))
+    assert "GC101" not in {f.code for f in report.errors if "backward of" in f.message}
+    assert any("share memory" in entry.reason for entry in report.unverified), str(report)
+
+
+def test_a_window_on_a_leaf_that_nothing_else_has_named_is_replayed():
+    report = check_gradients(lambda x: (x.as_strided((2,), (1,)) * 2).sum(), torch.randn(4))
+    assert report.ok
+    assert not report.unverified

@@ -291,6 +291,78 @@ def upsample_linear1d_backward(grad_output, output_size, input_size, align_corne
     )
 
 
+@meaning("aten::upsample_nearest3d_backward")
+def upsample_nearest3d_backward(
+    grad_output, output_size, input_size, scales_d=None, scales_h=None, scales_w=None
+):
+    return adjoint(
+        lambda x: interpolation.upsample_nearest3d(x, output_size, scales_d, scales_h, scales_w),
+        input_size,
+        grad_output,
+    )
+
+
+@meaning("aten::upsample_trilinear3d_backward")
+def upsample_trilinear3d_backward(
+    grad_output, output_size, input_size, align_corners, scales_d=None, scales_h=None, scales_w=None
+):
+    scales = (scales_d, scales_h, scales_w)
+    return adjoint(
+        lambda x: interpolation.upsample_trilinear3d(x, output_size, align_corners, *scales),
+        input_size,
+        grad_output,
+    )
+
+
+@meaning("aten::_upsample_nearest_exact1d_backward")
+def upsample_nearest_exact1d_backward(grad_output, output_size, input_size, scales=None):
+    return adjoint(
+        lambda x: interpolation.upsample_nearest_exact1d(x, output_size, scales), input_size, grad_output
+    )
+
+
+@meaning("aten::_upsample_nearest_exact2d_backward")
+def upsample_nearest_exact2d_backward(grad_output, output_size, input_size, scales_h=None, scales_w=None):
+    return adjoint(
+        lambda x: interpolation.upsample_nearest_exact2d(x, output_size, scales_h, scales_w),
+        input_size,
+        grad_output,
+    )
+
+
+@meaning("aten::_upsample_nearest_exact3d_backward")
+def upsample_nearest_exact3d_backward(
+    grad_output, output_size, input_size, scales_d=None, scales_h=None, scales_w=None
+):
+    return adjoint(
+        lambda x: interpolation.upsample_nearest_exact3d(x, output_size, scales_d, scales_h, scales_w),
+        input_size,
+        grad_output,
+    )
+
+
+@meaning("aten::_upsample_bilinear2d_aa_backward")
+def upsample_bilinear2d_aa_backward(
+    grad_output, output_size, input_size, align_corners, scales_h=None, scales_w=None
+):
+    return adjoint(
+        lambda x: interpolation.upsample_bilinear2d_aa(x, output_size, align_corners, scales_h, scales_w),
+        input_size,
+        grad_output,
+    )
+
+
+@meaning("aten::_upsample_bicubic2d_aa_backward")
+def upsample_bicubic2d_aa_backward(
+    grad_output, output_size, input_size, align_corners, scales_h=None, scales_w=None
+):
+    return adjoint(
+        lambda x: interpolation.upsample_bicubic2d_aa(x, output_size, align_corners, scales_h, scales_w),
+        input_size,
+        grad_output,
+    )
+
+
 @meaning("aten::grid_sampler_2d_backward", "aten::grid_sampler_3d_backward")
 def grid_sampler_backward(
     grad_output, input, grid, interpolation_mode, padding_mode, align_corners, output_mask

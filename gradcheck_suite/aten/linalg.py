@@ -9,7 +9,7 @@ That choice is taken from torch's recorded factors, so that a cotangent for torc
 from __future__ import annotations
 
 import numpy as np
-import scipy.optimize
+import scipy  # its parts are imported on first use
 
 from ..engine import ops as e
 from .registry import RECORDED, MeaningUnavailableError, meaning
@@ -107,9 +107,28 @@ def lstsq(self, b, rcond=None, *, driver=None, recorded):
     return (e.squeeze(solution, axis=-1) if side is not b else solution), residuals, RECORDED, RECORDED
 
 
+def _from_lower(a):
+    """The value of the Hermitian matrix whose lower triangle ``a`` holds, with the gradient of all of ``a``."""
+    data = raw(a)
+    strict = np.tril(data, -1)
+    difference = strict + np.conj(np.swapaxes(strict, -1, -2)) + data.real * np.eye(data.shape[-1]) - data
+    error, scale = np.abs(difference).max(initial=0.0), np.abs(data).max(initial=0.0)
+    if error > 1e-4 * scale:
+        raise MeaningUnavailableError(
+            f"inverting with hermitian=True failed: the matrix is {error:.3g} away from Hermitian, of {scale:.3g}. "
+            "torch's value reads one triangle, its gradient both. Pass a Hermitian matrix."
+        )
+    return a if not error else a + constant(difference)
+
+
 @meaning("aten::linalg_pinv.atol_rtol_tensor")
 def pinv(self, *, atol=None, rtol=None, hermitian=False):
-    """Pseudo-inverse; singular values up to ``max(atol, rtol * largest)`` count as zero."""
+    """Pseudo-inverse; singular values up to ``max(atol, rtol * largest)`` count as zero.
+
+    With ``hermitian`` torch's value reads the lower triangle only, and its gradient the whole matrix: they belong
+    together where it is Hermitian up to rounding.
+    """
+    self = _from_lower(self) if hermitian else self
     data = raw(self)
     if not data.size:
         return e.pinv(self)

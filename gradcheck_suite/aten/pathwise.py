@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy  # its parts are imported on first use
 from numpy.typing import NDArray
-from scipy import special
 
 from ..engine import Tensor
 from ..engine import ops as e
@@ -51,15 +51,19 @@ def _implicit(
 def gamma_slope(x: Array, a: Array) -> Array:
     """``dx/da`` of a sample x of the gamma distribution of shape a and rate 1; elementwise."""
     with np.errstate(all="ignore"):
-        log_density = (a - 1.0) * np.log(x) - x - special.gammaln(a)
-    return _implicit(lambda s: special.gammainc(s, x), lambda s: special.gammaincc(s, x), log_density, a)
+        log_density = (a - 1.0) * np.log(x) - x - scipy.special.gammaln(a)
+    return _implicit(
+        lambda s: scipy.special.gammainc(s, x), lambda s: scipy.special.gammaincc(s, x), log_density, a
+    )
 
 
 def beta_slope(x: Array, a: Array, b: Array) -> Array:
     """``dx/da`` of a sample x of the beta distribution with parameters a and b; elementwise."""
     with np.errstate(all="ignore"):
-        log_density = (a - 1.0) * np.log(x) + (b - 1.0) * np.log1p(-x) - special.betaln(a, b)
-    return _implicit(lambda s: special.betainc(s, b, x), lambda s: special.betaincc(s, b, x), log_density, a)
+        log_density = (a - 1.0) * np.log(x) + (b - 1.0) * np.log1p(-x) - scipy.special.betaln(a, b)
+    return _implicit(
+        lambda s: scipy.special.betainc(s, b, x), lambda s: scipy.special.betaincc(s, b, x), log_density, a
+    )
 
 
 def _moves_with(parameter: Any) -> bool:

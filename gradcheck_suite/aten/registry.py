@@ -161,6 +161,11 @@ _OUT_SUFFIXES: Final[dict[str, tuple[str, ...]]] = {
 # Overloads whose functional twin the rules of naming miss; None: there is none with these parameters.
 _EXCEPTIONS: Final[dict[str, tuple[str, Mode] | None]] = {
     "aten::transpose_": ("aten::transpose.int", "inplace"),
+    "aten::pow_.Tensor": ("aten::pow.Tensor_Tensor", "inplace"),
+    "aten::pow_.Scalar": ("aten::pow.Tensor_Scalar", "inplace"),
+    "aten::floor_divide_.Tensor": ("aten::floor_divide", "inplace"),
+    "aten::ldexp_": ("aten::ldexp.Tensor", "inplace"),
+    "aten::conj_physical_": ("aten::_conj_physical", "inplace"),
     "aten::max.out": ("aten::maximum", "out"),
     "aten::min.out": ("aten::minimum", "out"),
     "aten::mean.out": ("aten::mean.dim", "out"),

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from .calls import Call, overload_of, snapshot
+from .foreach_calls import fake_quantize_calls, foreach_calls
 from .presence import excuse
+from .sparse_calls import sparse_calls, upsampling_backwards
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -417,7 +419,9 @@ def hand_calls() -> dict[str, list[Call]]:
     """Every hand-written call by overload name, but of overloads that this installation need not have."""
     torch.manual_seed(20)
     calls: dict[str, list[Call]] = {}
-    for name, samples in on_cpu().items():
+    of_families = foreach_calls() | fake_quantize_calls() | upsampling_backwards()
+    further = {f"aten::{name}": samples for name, samples in of_families.items()}
+    for name, samples in (on_cpu() | further).items():
         if excuse(name) is not None:
             continue
         overload = overload_of(name)
@@ -428,7 +432,8 @@ def hand_calls() -> dict[str, list[Call]]:
             calls.setdefault(name, []).append(
                 Call(name, before[0], before[1], tuple(snapshot(outputs)), overload._schema)
             )
-    for name, expected in with_reference().items():
+    dense = {f"aten::{name}": samples for name, samples in sparse_calls().items()}
+    for name, expected in (with_reference() | dense).items():
         if excuse(name) is not None:
             continue
         for (args, kwargs), outputs in expected:

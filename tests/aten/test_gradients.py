@@ -59,7 +59,7 @@ def torch_gradients(
         gradients = torch.autograd.grad(
             [outputs[i] for i in live], [leaves[i] for i in wanted], pulls, allow_unused=True
         )
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError, IndexError):
         return None
     zeros = (
         torch.zeros(leaves[i].shape) if g is None or g._is_zerotensor() else g

@@ -125,3 +125,16 @@ def test_shares_of_a_logsumexp_stay_below_one():
     with perturbed(1e-7, np.random.default_rng(1)):
         (weights,) = grad([e.logsumexp(x * 1.0, axis=0)], [x], [Tensor(np.ones(2))])
     assert np.isfinite(weights.data).all()
+
+
+@pytest.mark.parametrize("eps", [2.0**-7, 2.0**-23, 2.0**-52])
+def test_a_nearly_certain_logarithm_may_be_off_by_the_rounding_of_its_sum(eps: float):
+    """``log(1 + 1e-6)`` next to 30 is known to about ``30 eps`` (float32 and finer), not to ``1e-6 eps``."""
+    logits = np.array([[30.0, 30.0 - np.log(1e6)]])
+    exact = e.log_softmax(logits, axis=1).data[0, 0]
+    moved = []
+    for seed in range(12):
+        with perturbed(eps, np.random.default_rng(seed)):
+            moved.append(e.log_softmax(logits, axis=1).data[0, 0] - exact)
+    room = eps + 30 * min(eps, 2.0**-23)
+    assert 0.1 * room < np.abs(moved).max() <= 1.1 * room

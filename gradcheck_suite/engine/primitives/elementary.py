@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.special
+import scipy  # its parts are imported on first use
 from numpy.typing import NDArray
 
 from ..primitive import Primitive, primitive

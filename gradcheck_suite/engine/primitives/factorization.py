@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
+import scipy  # its parts are imported on first use
 
 from ..errors import NotDifferentiableError
 from ..primitive import primitive

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
+import scipy  # its parts are imported on first use
 
 from ..primitive import primitive
 from ..registry import derived

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
+import scipy  # its parts are imported on first use
 
 from ..primitive import primitive
 from ..registry import derived

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..modes import THREAD
+from ..perturb import Perturbation
 from ..primitive import primitive
 from ..tensor import Tensor
 from ._blocks import Scratch, blocks, merged, total, total_of_products, unbuffered
@@ -160,8 +162,23 @@ def log_softmax(x: Array, *, axis: int = -1) -> Array:
             largest = np.max(values[part], axis=where, keepdims=True)
             block = np.subtract(values[part], largest, out=result[part])
             exponentials = np.exp(block, out=scratch(block.shape))
-            block -= np.log(total(exponentials, where))
+            sums = total(exponentials, where)
+            block -= np.log(sums)
+            if THREAD.mode.perturbation is not None:
+                block -= _rounding_of_log_sum(largest, sums, THREAD.mode.perturbation)
     return result.reshape(x.shape)
+
+
+def _rounding_of_log_sum(largest: Array, sums: Array, noisy: Perturbation) -> Array:
+    """By how much simulated rounding moves ``largest + log(sums)``.
+
+    Where one class is nearly certain its logarithm is far smaller than both, and an error relative to it alone would say
+    that nobody may be off. The sum is rounded to the working precision, the logarithm in half precisions to float32.
+    """
+    finer = noisy if noisy.eps <= 2.0**-23 else Perturbation(2.0**-23, noisy.rng)
+    exact = largest + np.log(sums)
+    moved = finer(np.asarray(largest + np.log(noisy(sums))))
+    return np.where(np.isfinite(exact), moved - exact, 0.0)
 
 
 @primitive(samples=_softmax_gradient_samples)

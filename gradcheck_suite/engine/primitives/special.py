@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.special
+import scipy  # its parts are imported on first use
 
 from ..primitive import Primitive, primitive
 from ..registry import derived
@@ -245,11 +245,11 @@ xlog1py.jvp(
 # ---------------------------------------------------------------------------------------- Bessel functions
 
 
-def _bessel(
-    name: str, value: Callable[[Array], Array], summary: str, samples: Callable[[Any], Samples]
-) -> Primitive:
+def _bessel(name: str, value: str, summary: str, samples: Callable[[Any], Samples]) -> Primitive:
+    """The primitive of this name; its value is SciPy's function of the name ``value``."""
+
     def evaluate(x: Array) -> Array:
-        return np.asarray(value(x))
+        return np.asarray(getattr(scipy.special, value)(x))
 
     evaluate.__doc__ = summary
     return primitive(samples=samples, name=name)(evaluate)
@@ -263,22 +263,18 @@ def _either_sign(draw: Any) -> Samples:
     return [(draw.nonzero(3, 4, high=5.0),), (draw.nonzero(),), (draw.real(0),)]
 
 
-i0 = _bessel("i0", scipy.special.i0, "Modified Bessel function of the first kind, order 0.", _either_sign)
-i1 = _bessel("i1", scipy.special.i1, "Modified Bessel function of the first kind, order 1.", _either_sign)
-i0e = _bessel("i0e", scipy.special.i0e, "exp(-|x|) i0(x).", _either_sign)
-i1e = _bessel("i1e", scipy.special.i1e, "exp(-|x|) i1(x).", _either_sign)
-j0 = _bessel("bessel_j0", scipy.special.j0, "Bessel function of the first kind, order 0.", _either_sign)
-j1 = _bessel("bessel_j1", scipy.special.j1, "Bessel function of the first kind, order 1.", _either_sign)
-y0 = _bessel("bessel_y0", scipy.special.y0, "Bessel function of the second kind, order 0.", _positive)
-y1 = _bessel("bessel_y1", scipy.special.y1, "Bessel function of the second kind, order 1.", _positive)
-k0 = _bessel(
-    "bessel_k0", scipy.special.k0, "Modified Bessel function of the second kind, order 0.", _positive
-)
-k1 = _bessel(
-    "bessel_k1", scipy.special.k1, "Modified Bessel function of the second kind, order 1.", _positive
-)
-k0e = _bessel("bessel_k0e", scipy.special.k0e, "exp(x) bessel_k0(x).", _positive)
-k1e = _bessel("bessel_k1e", scipy.special.k1e, "exp(x) bessel_k1(x).", _positive)
+i0 = _bessel("i0", "i0", "Modified Bessel function of the first kind, order 0.", _either_sign)
+i1 = _bessel("i1", "i1", "Modified Bessel function of the first kind, order 1.", _either_sign)
+i0e = _bessel("i0e", "i0e", "exp(-|x|) i0(x).", _either_sign)
+i1e = _bessel("i1e", "i1e", "exp(-|x|) i1(x).", _either_sign)
+j0 = _bessel("bessel_j0", "j0", "Bessel function of the first kind, order 0.", _either_sign)
+j1 = _bessel("bessel_j1", "j1", "Bessel function of the first kind, order 1.", _either_sign)
+y0 = _bessel("bessel_y0", "y0", "Bessel function of the second kind, order 0.", _positive)
+y1 = _bessel("bessel_y1", "y1", "Bessel function of the second kind, order 1.", _positive)
+k0 = _bessel("bessel_k0", "k0", "Modified Bessel function of the second kind, order 0.", _positive)
+k1 = _bessel("bessel_k1", "k1", "Modified Bessel function of the second kind, order 1.", _positive)
+k0e = _bessel("bessel_k0e", "k0e", "exp(x) bessel_k0(x).", _positive)
+k1e = _bessel("bessel_k1e", "k1e", "exp(x) bessel_k1(x).", _positive)
 
 
 def _over_x(value: Tensor, x: Tensor, at_zero: float) -> Any:
