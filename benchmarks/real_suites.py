@@ -39,6 +39,17 @@ tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = Path(__file__).with_suffix(".toml")
 QUICK = ("nflows", "normflows")
+SEEDED = """
+import random
+
+import pytest
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection():
+    random.seed(0)
+"""
+"""A pytest plugin: parameters that a suite draws at random are the same in every run, and with them its tests' names."""
 LIMIT = 900.0
 """Seconds after which a run of a suite is given up."""
 
@@ -203,12 +214,13 @@ class Workshop:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.python = folder / "venv" / "bin" / "python"
+        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        own = folder / "venv" / "lib" / version / "site-packages"
         if not self.python.exists():
             venv.create(folder / "venv", with_pip=False, symlinks=True)
-            version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-            own = folder / "venv" / "lib" / version / "site-packages"
             below = sysconfig.get_path("purelib")
             own.joinpath("below.pth").write_text(f"import site; site.addsitedir({below!r})\n")
+        own.joinpath("seeded_collection.py").write_text(SEEDED)
         self._pip("install", "--no-deps", "--no-build-isolation", "--force-reinstall", str(ROOT))
 
     def unpack(self, suite: Suite) -> Path:
@@ -251,6 +263,7 @@ class Workshop:
                 "no:cacheprovider",
                 f"--junitxml={junit}",
             ]
+            command += ["-p", "seeded_collection"]
             command += ["-o", "addopts="]  # coverage and the like, which would be measured too
             command += ["-k", suite.keyword] if suite.keyword else []
             command += ["--gradcheck", f"--gradcheck-json={written}"] if watched else []

@@ -42,6 +42,8 @@ def prepared_call(item: pytest.Item, phase: WatchedPhase, failing: Failing, fail
         # unittest looks the method up at its instance; pytest leaves coroutines to it.
         of_unittest = isinstance(owner, unittest.TestCase)
         place, name = (owner, function.__name__) if of_unittest else (item, "obj")
+        if isinstance(owner, unittest.IsolatedAsyncioTestCase):
+            _enter_context(owner, phase)
         with _replaced(place, name, _in_context(function, phase)):
             yield
     else:
@@ -56,6 +58,15 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, before)
+
+
+def _enter_context(case: unittest.IsolatedAsyncioTestCase, phase: WatchedPhase) -> None:
+    """Put the session into the context in which unittest runs all of a case: it was made in the set-up, with the case."""
+    context = getattr(case, "_asyncioTestContext", None)
+    if context is not None and phase.session is not None:
+        from gradcheck_suite.watching.doors import innermost
+
+        context.run(innermost.set, phase.session)
 
 
 def _in_context(function: Callable[..., Any], phase: WatchedPhase) -> Callable[..., Any]:

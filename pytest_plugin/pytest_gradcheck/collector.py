@@ -18,6 +18,7 @@ from .transport import WORKER_ERRORS, PhaseEvidence, read
 __all__ = ["Collector"]
 
 _REPLACED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
+_CRASHED = "???"  # the phase that pytest-xdist gives for a test with which a worker died
 _CHOOSING = ("keyword", "markexpr", "deselect", "lf", "stepwise", "continue_on_collection_errors")
 """Options by which a run leaves tests out."""
 
@@ -42,7 +43,11 @@ class Collector:
         with self._internal.guard(f"reading what was found in {report.nodeid}"):
             evidence = read(report)
             if evidence is None:
+                if report.when == _CRASHED:
+                    self._evidence[report.nodeid, "call"] = PhaseEvidence(skip="its worker crashed")
                 return
+            if report.when == "setup" and report.skipped and not evidence.tells:
+                return  # a test that is left out was not watched
             self._evidence[report.nodeid, report.when or ""] = evidence
             if report.when == "call" and report.passed and not evidence.skip:
                 self._passed.add(report.nodeid)

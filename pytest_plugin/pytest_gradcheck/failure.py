@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from _pytest._code.code import (  # pytest has no public way to build a failure of one's own
@@ -49,7 +50,8 @@ def as_failure(findings: Sequence[Finding], item: pytest.Item, style: str) -> Re
         path, line, _ = item.reportinfo()
         crash = ReprFileLocation(str(path), (line or 0) + 1, message)
     extra = f"... and {plural(left, 'more finding')}" if left > 0 else None
-    traceback = ReprTraceback(entries, extraline=extra, style="short" if style == "short" else "long")
+    form: Literal["short", "long"] = "short" if style in ("short", "line") else "long"
+    traceback = ReprTraceback(entries, extraline=extra, style=form)
     return ReprExceptionInfo(reprtraceback=traceback, reprcrash=crash)
 
 
@@ -90,7 +92,10 @@ def _entry(finding: Finding, view: FindingView, style: str) -> ReprEntry:
     source = (
         [] if excerpt is None or finding.location is None else _source(excerpt, finding.location.line, style)
     )
-    if source and style != "line":  # then the blamed line stands there already
+    if style == "line":  # newer versions of pytest show it above the line that is made of the crash
+        line = f"E   {view.code} {view.rule}: {_first_line(finding)}"
+        return ReprEntry([line], None, None, None, style="short")
+    if source:  # then the blamed line stands there already
         view = replace(view, excerpts=tuple(e for e in view.excerpts if e.role != "blamed"))
     message = [f"E   {line}".rstrip() for line in finding_text(view).splitlines()]
     # An empty line inside the message must keep the mark, or it would end up among the source lines.
@@ -102,8 +107,7 @@ def _entry(finding: Finding, view: FindingView, style: str) -> ReprEntry:
         if style == "short":
             what = f"in {finding.location.function}" if finding.location.function else what
         place = ReprFileLocation(path, finding.location.line, what)
-    lines = message if style == "line" else [*source, *message]
-    return ReprEntry(lines, None, None, place, style="short" if style == "short" else "long")
+    return ReprEntry([*source, *message], None, None, place, style="short" if style == "short" else "long")
 
 
 def _source(excerpt: CodeExcerpt, line: int, style: str) -> list[str]:

@@ -20,7 +20,7 @@ from .models import ModelItem, collect_models
 from .options import Options, read_options
 from .phase import LedgerKeeper, WatchedPhase
 from .properties import note_properties
-from .transport import WORKER_ERRORS, PhaseEvidence, attach
+from .transport import WORKER_ERRORS, PhaseEvidence, attach, says_something
 
 if TYPE_CHECKING:
     from gradcheck_suite.evidence import Finding, Report
@@ -250,7 +250,10 @@ class Watcher:
         running.findings += [f for report in reports for f in report.findings]
         reports += [sort(check) for check in checks]
         running.evidence[when] = PhaseEvidence(
-            tuple(reports), worker=self._worker, expected=aside.expected, known=aside.known
+            tuple(filter(says_something, reports)),
+            worker=self._worker,
+            expected=aside.expected,
+            known=aside.known,
         )
 
     def asserted(self, report: Report) -> Report:

@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from gradcheck_suite.evidence import Report
 
-__all__ = ["WORKER_ERRORS", "PhaseEvidence", "attach", "read"]
+__all__ = ["WORKER_ERRORS", "PhaseEvidence", "attach", "read", "says_something"]
 
 WORKER_ERRORS = "gradcheck_internal_errors"
 """Where a worker of pytest-xdist leaves its internal errors, in what it hands its controller at the end."""
@@ -37,6 +37,18 @@ class PhaseEvidence:
     worker: str = ""
     expected: Mapping[str, int] = field(default_factory=dict)
     known: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def tells(self) -> bool:
+        """Whether anything happened in the phase that is worth telling."""
+        happened = any(report.findings or report.counts.get("backwards") for report in self.reports)
+        return happened or bool(self.skip or self.expected or self.known)
+
+
+def says_something(report: Report) -> bool:
+    """Whether a report is worth carrying: most set-ups, and tests without a gradient, have nothing to tell."""
+    counted = any(count for name, count in report.counts.items() if name != "distinct_nodes")
+    return counted or bool(report.findings or report.unverified or report.gradients or report.notes)
 
 
 def attach(evidence: PhaseEvidence, report: pytest.TestReport) -> None:

@@ -174,6 +174,61 @@ def test_coroutines(suite: Suite) -> None:
     result.stdout.fnmatch_lines(["4 tests watched, 4 ran a backward (4 backwards)"])
 
 
+@needs("pytest_asyncio")
+def test_coroutines_that_set_something_up(suite: Suite) -> None:
+    suite.write(
+        model=MODEL,
+        test_a="""
+        import asyncio
+        import unittest
+        import pytest
+        import pytest_asyncio
+        from model import train
+
+        @pytest_asyncio.fixture
+        async def value():
+            await asyncio.sleep(0)
+            train(wrong=True)
+
+        @pytest_asyncio.fixture(scope="module", loop_scope="module")
+        async def of_module():
+            await asyncio.sleep(0)
+            train(wrong=True)
+            yield
+
+        @pytest.mark.asyncio
+        async def test_wrong_value(value):
+            pass
+
+        @pytest.mark.asyncio(loop_scope="module")
+        async def test_wrong_first(of_module):
+            pass
+
+        @pytest.mark.asyncio(loop_scope="module")
+        async def test_right_second(of_module):
+            pass
+
+        class TestUnit(unittest.IsolatedAsyncioTestCase):
+            async def asyncSetUp(self):
+                await asyncio.sleep(0)
+                train(wrong=True)
+
+            async def test_wrong_set_up(self):
+                pass
+
+        class TestPlain(unittest.IsolatedAsyncioTestCase):
+            def setUp(self):
+                train(wrong=True)
+
+            async def test_wrong_set_up(self):
+                pass
+        """,
+    )
+    result = suite.run("--gradcheck", "-v", "-W", "ignore", plugins=["pytest_asyncio.plugin"])
+    result.assert_outcomes(passed=1, failed=4)
+    result.stdout.fnmatch_lines(["*::test_right_second PASSED*"])
+
+
 @needs("pytest_html")
 def test_page_of_pytest_html(project: Suite) -> None:
     plugins = ["pytest_metadata.plugin", "pytest_html.plugin"]
@@ -277,3 +332,4 @@ def test_junit_and_workers_that_crash(project: Suite) -> None:
     assert finding["count"] == 3
     names = [p.get("name") for p in ElementTree.parse(project.path / "j.xml").iter("property")]
     assert names.count("gradcheck.finding") == 3
+    result.stdout.fnmatch_lines(["not watched: 1 test, its worker crashed"])

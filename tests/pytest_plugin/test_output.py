@@ -67,9 +67,39 @@ def test_short_and_line_and_no_traceback(suite: Suite) -> None:
     )
     line = suite.run("--gradcheck", "--tb=line")
     line.stdout.fnmatch_lines([f"{suite.path}/test_a.py:6: GC101 gradient-mismatch: the backward of Cube*"])
+    # A line or two for each failure, like for those of pytest's own.
+    line.stdout.no_fnmatch_line("E     *")
+    line.stdout.no_fnmatch_line("test_a.py:6: *")
     none = suite.run("--gradcheck", "--tb=no", "-q")
     none.stdout.no_fnmatch_line("E   *")
     none.stdout.fnmatch_lines(["FAILED test_a.py::test_wrong - GC101 gradient-mismatch*"])
+
+
+def test_what_is_left_out_is_not_watched(suite: Suite) -> None:
+    suite.scripted()
+    suite.write(
+        test_a="""
+        import pytest
+        from scripted import backward
+
+        def test_runs():
+            backward()
+
+        def test_skips_halfway():
+            backward()
+            pytest.skip("enough")
+
+        @pytest.mark.skip(reason="no")
+        def test_skipped():
+            backward()
+
+        @pytest.mark.xfail(run=False)
+        def test_not_run():
+            backward()
+        """
+    )
+    result = suite.run("--gradcheck")
+    result.stdout.fnmatch_lines(["2 tests watched, 2 ran a backward (2 backwards)"])
 
 
 def test_summary(suite: Suite) -> None:
