@@ -14,12 +14,15 @@ import torch
 
 from ..evidence import TensorRef
 from .origins import NodeOrigin, Segment, UnrecordableError
+from .seen import SeenRef, device_name
 from .values import _DTYPE_NAMES, CopyOnWrite, TensorValue, dtype_name
 
 __all__ = ["Identities"]
 
 _RECORDERS = itertools.count(1)
-_DEVICE_NAMES: dict[torch.device, str] = {}
+_new = object.__new__
+_COMPLEX = frozenset((torch.complex32, torch.complex64, torch.complex128))
+_storage_address = torch._C._storage_address  # type: ignore[attr-defined]  # missing in torch's stubs
 
 
 class Identities:
@@ -44,6 +47,8 @@ class Identities:
         self._keep: list[torch.Tensor] = []
         # One value for all uses of a parameter or input, so that it is converted once.
         self._shared_values: dict[int, tuple[int, Any, TensorValue]] = {}
+        # Few of the tensors are ever described when nothing is kept for a replay.
+        self._describes_later = False
 
     def register(self, tensor: torch.Tensor) -> TensorRef:
         """Declare that this tensor's memory existed before the run; returns its value now."""
@@ -96,7 +101,7 @@ class Identities:
 
     def _storage(self, tensor: torch.Tensor) -> int:
         try:
-            pointer = tensor.untyped_storage()._cdata
+            pointer = _storage_address(tensor)
         except (NotImplementedError, RuntimeError):  # sparse and opaque layouts have no storage
             pointer = -id(tensor)
             self._keep.append(tensor)
@@ -106,18 +111,50 @@ class Identities:
             number = self._storages[pointer] = self._storage_count
         return number
 
-    def _ref(self, tensor: torch.Tensor) -> TensorRef:
-        if tensor.is_nested:
-            raise UnrecordableError("nested tensor")
+    def _ref(self, tensor: torch.Tensor, storage: int | None = None, *, share: bool = False) -> TensorRef:
+        """A tensor as it is now.
+
+        Args:
+            tensor: the tensor.
+            storage: the number of its memory, where that is known already.
+            share: it is what an operation reads, and may be held together with what the operation before has made.
+        """
+        later = self._describes_later and not self._shared_values
+        if later and tensor.layout is torch.strided and not tensor.is_nested:
+            return self._seen(tensor, storage)
+        try:
+            # A nested tensor says that it is strided, and has no sizes.
+            shape = tuple(tensor.shape)
+        except RuntimeError:
+            if tensor.is_nested:
+                raise UnrecordableError("nested tensor") from None
+            raise
         strided = tensor.layout is torch.strided
-        storage = self._storage(tensor)
+        if not strided and tensor.is_nested:
+            raise UnrecordableError("nested tensor")
+        if storage is None:
+            storage = self._storage(tensor)
+        strides: tuple[int, ...] = ()
+        offset = 0
+        if strided:
+            strides, offset = tensor.stride(), int(tensor.storage_offset())
+        dtype = tensor.dtype
+        lazy = ""
+        if tensor.is_neg() or (dtype in _COMPLEX and tensor.is_conj()):
+            lazy = _lazy_bits(tensor)
         epoch = self._epochs.get(storage, 0)
         shared = self._shared_values.get(storage) if self._shared_values else None
+        value: TensorValue | None
         if shared is not None and shared[0] == epoch and shared[1] == _geometry(tensor):
             value = shared[2]
         else:
-            value = TensorValue(tensor.detach())
-            self.values.watch(storage, value)
+            geometry = (shape, strides, offset, dtype, lazy) if strided else None
+            value = self.values.find(storage, geometry) if share and strided else None
+            if value is None:
+                value = TensorValue(tensor.detach(), geometry=geometry)
+                self.values.watch(storage, value)
+            else:
+                value.shared, value.unsaved = True, False
         edge: tuple[int, int] | None = None
         requires_grad = tensor.requires_grad
         if requires_grad:
@@ -130,34 +167,65 @@ class Identities:
             except RuntimeError:
                 # A view from under no_grad whose base was written to (torch.nn.init.orthogonal_): nobody can track it.
                 requires_grad = False
-        device, dtype = tensor.device, tensor.dtype
+        device = "cpu" if tensor.is_cpu else device_name(tensor.device)
         # By position, in the order of the fields.
         return TensorRef(
             storage,
             epoch,
-            tuple(tensor.shape),
-            tensor.stride() if strided else (),
-            int(tensor.storage_offset()) if strided else 0,
+            shape,
+            strides,
+            offset,
             _DTYPE_NAMES.get(dtype) or dtype_name(dtype),
-            _DEVICE_NAMES.get(device) or _DEVICE_NAMES.setdefault(device, str(device)),
+            device,
             requires_grad,
             value,
             self._segment is None or storage in self._known or not strided or _owned_by_torch(tensor),
             edge,
-            _lazy_bits(tensor) if tensor.is_conj() or tensor.is_neg() else "",
+            lazy,
         )
 
-    def _record_value(self, value: Any, tensors: list[tuple[torch.Tensor, TensorRef]]) -> Any:
+    def _seen(self, tensor: torch.Tensor, storage: int | None) -> TensorRef:
+        """A tensor as it is now, described when somebody asks."""
+        if storage is None:
+            pointer = _storage_address(tensor)
+            storage = self._storages.get(pointer)
+            if storage is None:
+                self._storage_count += 1
+                storage = self._storages[pointer] = self._storage_count
+        ref = _new(SeenRef)
+        ref.storage = storage
+        ref.epoch = self._epochs.get(storage, 0)
+        ref.alias = tensor.detach()
+        ref.unsaved = False
+        ref.known = self._segment is None or storage in self._known or _owned_by_torch(tensor)
+        ref.edge = None
+        ref.requires_grad = requires_grad = tensor.requires_grad
+        if requires_grad:
+            try:
+                node = tensor.grad_fn
+                # A tensor's grad_fn is never the node of a leaf.
+                ref.edge = (
+                    (self.leaf_key(tensor), 0) if node is None else (self._entry(node)[0], tensor.output_nr)
+                )
+            except RuntimeError:
+                # A view from under no_grad whose base was written to (torch.nn.init.orthogonal_): nobody can track it.
+                ref.requires_grad = False
+        self.values.watch(storage, ref)
+        return ref
+
+    def _record_value(
+        self, value: Any, tensors: list[tuple[torch.Tensor, TensorRef]], *, share: bool = False
+    ) -> Any:
         if isinstance(value, torch.Tensor):
-            ref = self._ref(value)
+            ref = self._ref(value, share=share)
             tensors.append((value, ref))
             return ref
         if value is None or isinstance(value, (bool, int, float, complex, str)):
             return value
         if isinstance(value, (list, tuple)):
-            return [self._record_value(item, tensors) for item in value]
+            return [self._record_value(item, tensors, share=share) for item in value]
         if isinstance(value, Mapping):
-            return {key: self._record_value(item, tensors) for key, item in value.items()}
+            return {key: self._record_value(item, tensors, share=share) for key, item in value.items()}
         if isinstance(value, torch.dtype):
             return dtype_name(value)
         if isinstance(value, torch.SymInt):

@@ -13,26 +13,24 @@ What it relies on, and why it is written as it is:
 
 from __future__ import annotations
 
-import inspect
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
-from ..declare import surrogate_reason
-from ..evidence import FunctionCall, OpRecord, TensorRef
+from ..evidence import OpRecord, TensorRef
 from .dynamo import skip_by_dynamo
-from .identity import Identities
+from .identity import _storage_address
 from .modules import ModuleStack
 from .origins import BackwardWrite, HalfRecorded, NodeOrigin, Segment, UnrecordableError
-from .sources import SourceFinder, function_line, is_running
+from .segments import Segments, node_of
+from .sources import SourceFinder, is_running
 from .traits import OpTraits, any_requires_grad, read_traits, tensors_of
-from .undisturbed import undisturbed
+from .undisturbed import call_plainly, undisturbed
 from .values import TensorValue
 
 __all__ = ["Recorder"]
@@ -40,7 +38,7 @@ __all__ = ["Recorder"]
 _PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, np.ndarray)
 
 
-class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's __init_subclass__ is untyped
+class Recorder(Segments, TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's __init_subclass__ is untyped
     """Records the forward of a run; during the backward it only protects values and notes who writes.
 
     Use as a context manager; :meth:`backward_phase` switches. After the run, ``ops`` and ``origin_of`` (a node)
@@ -95,15 +93,12 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
         self.backward_writes: list[BackwardWrite] = []
         self.sources = SourceFinder()
         self._modules = modules
-        self._traits: dict[Any, OpTraits] = {}
+        self._traits: dict[int, OpTraits] = {}
         self._keep_operations = keep_operations
+        self._describes_later = not keep_operations
         self._operation_count = 0
         self._pending: list[tuple[torch.Tensor, TensorRef, NodeOrigin]] = []
-        self._calls = 0
-        # Memory that the last forward without a node of its own wrote to (``scratch.data[0] = x; return scratch``).
-        self._unclaimed: set[int] = set()
         self._in_backward = False
-        self._epoch_clock = 0
         for tensor in known:
             self.register(tensor)
 
@@ -117,30 +112,41 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
             # A tensor subclass dispatches to itself; what it does inside arrives here again as plain operations.
             self.subclasses.update(t.__name__ for t in types)
             return undisturbed(func, args, kwargs)
+        # By id, with the overload held beside it: torch hashes overloads by a method in Python.
+        traits = self._traits.get(id(func))
+        if traits is None:
+            traits = self._traits[id(func)] = read_traits(func)
+        if traits.blind and not self._keep_operations:
+            return func(*args, **kwargs)  # profiler marks, at every step of an optimizer
         if _without_data(args):
             return undisturbed(func, args, kwargs)
-        traits = self._traits.get(func)
-        if traits is None:
-            traits = self._traits[func] = read_traits(func)
         if self._in_backward and not torch.is_grad_enabled() and not self._runs_a_forward_again():
-            if traits.writes or traits.writes_by_name:
+            if traits.effects:
                 self._protect_in_backward(traits, args, kwargs)
             return undisturbed(func, args, kwargs)
-        if not self._keep_operations and not self._matters(args, kwargs):
-            # No node can come of it; all that matters when watching is what it overwrites.
-            if traits.writes or traits.writes_by_name:
-                self._overwrite(traits, args, kwargs)
-            return undisturbed(func, args, kwargs)
         try:
-            call = self._before(traits, args, kwargs)
+            if not self._keep_operations and not self._matters(traits, args, kwargs):
+                # No node can come of it; all that matters when watching is what it overwrites.
+                if self._pending and not traits.views:
+                    self._settle()  # the last results are held until the next operation, not for longer
+                if traits.effects:
+                    self._overwrite(traits, args, kwargs)
+                call = None
+            else:
+                call = self._before(traits, args, kwargs)
         except UnrecordableError as error:
             self._leave_out(error)
-            return undisturbed(func, args, kwargs)
+            call = None
         except Exception:  # a watched program must not fail because its watcher did
             self._give_up()
+            call = None
+        if call is None:
             return undisturbed(func, args, kwargs)
-        out = undisturbed(func, args, kwargs)
-        if _without_data(out if isinstance(out, list | tuple) else (out,)):
+        out = func(*args, **kwargs) if call_plainly(call.inputs) else undisturbed(func, args, kwargs)
+        if isinstance(out, torch.Tensor):
+            if out.is_meta:
+                return out
+        elif _without_data(out if isinstance(out, list | tuple) else (out,)):
             return out
         try:
             self._after(call, out)
@@ -160,7 +166,7 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
             raise error
         self.subclasses.add(error.kind)
 
-    def _matters(self, args: Any, kwargs: Any) -> bool:
+    def _matters(self, traits: OpTraits, args: Any, kwargs: Any) -> bool:
         """Whether an operation can become part of a node: an input is tracked, or a custom Function is running.
 
         Inside a Function's forward grad mode is off and intermediate results require no grad.
@@ -169,7 +175,7 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
             return True
         if torch.is_grad_enabled():
             return False
-        return self.sources.find(2, look_for_function=True)[1] is not None
+        return self.sources.function(2) is not None
 
     def _give_up(self) -> None:
         """Stop recording after a fault of our own: loudly when checking, quietly noted when watching."""
@@ -185,15 +191,29 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
         segment: Segment | None = None
         # Autograd makes the node of a written complex or conjugate view anew by calling view operations while it holds
         # that view's lock: nobody may ask for its grad_fn from within. What is pending can wait for another operation.
-        if not (traits.views and forward_frame is None):
+        if (forward_frame is not None or self._segment is not None) and not (
+            traits.views and forward_frame is None
+        ):
             segment = self._segment_for(forward_frame)
-        if not traits.views:
+        if not traits.views and self._pending:
             self._settle()
         inputs: list[tuple[torch.Tensor, TensorRef]] = []
         record = self._record_value
-        record_args = tuple([record(a, inputs) for a in args])
-        record_kwargs = {k: record(v, inputs) for k, v in kwargs.items()} if kwargs else {}
-        before = self._written_tensors(traits, args, kwargs, inputs)
+        # What an operation overwrites is its own to hold: nobody else may count it among what some node has saved.
+        share = not traits.effects
+        recorded: list[Any] = []
+        for a in args:
+            kind = type(a)
+            if kind is torch.Tensor or kind is torch.nn.Parameter:
+                ref = self._ref(a, share=share)
+                inputs.append((a, ref))
+                recorded.append(ref)
+            elif a is None or kind is int or kind is float or kind is bool:
+                recorded.append(a)
+            else:
+                recorded.append(record(a, inputs, share=share))
+        record_kwargs = {k: record(v, inputs, share=share) for k, v in kwargs.items()} if kwargs else {}
+        before = self._written_tensors(traits, args, kwargs, inputs) if traits.effects else []
         bases: list[tuple[torch.Tensor, TensorRef]] = []
         if before and segment is None:
             for _, ref in before:
@@ -211,7 +231,7 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
         op = OpRecord(
             self._operation_count,
             traits.name,
-            record_args,
+            tuple(recorded),
             record_kwargs,
             (),
             (),
@@ -230,29 +250,53 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
             for storage in {ref.storage for _, ref in call.before}:
                 self._epoch_clock += 1
                 self._epochs[storage] = self._epoch_clock
-        input_storages = {ref.storage for _, ref in call.inputs}
         outputs: list[tuple[torch.Tensor, TensorRef]] = []
-        flat = out if isinstance(out, list | tuple) else (out,)
-        for item in tensors_of(flat):
-            if item.layout is torch.strided:
-                pointer = item.untyped_storage()._cdata
-                if self._storages.get(pointer) not in input_storages:
-                    # Fresh memory, possibly at an address that earlier memory had.
-                    self._storage_count += 1
-                    self._storages[pointer] = self._storage_count
-        op.outputs = tuple(self._record_value(o, outputs) for o in flat)
-        for _, ref in outputs:
+        if isinstance(out, torch.Tensor):
+            ref = self._ref(out, self._memory_of_result(out, call.inputs))
             self._known.add(ref.storage)
             ref.known = True
-        written = []
-        for tensor, ref in call.before:
-            after = next((r for t, r in outputs if t is tensor), None) or self._ref(tensor)
-            after.known = True
-            written.append((ref, after))
-        op.written = tuple(written)
+            outputs.append((out, ref))
+            op.outputs = (ref,)
+        else:
+            flat = out if isinstance(out, list | tuple) else (out,)
+            for item in tensors_of(flat):
+                self._memory_of_result(item, call.inputs)
+            op.outputs = tuple([self._record_value(o, outputs) for o in flat])
+            for _, ref in outputs:
+                self._known.add(ref.storage)
+                ref.known = True
+        if call.before:
+            op.written = self._written_refs(call.before, outputs)
         if self._keep_operations:
             self.ops.append(op)
         self._note_outputs(op, call.segment, outputs, call.before, call.bases)
+
+    def _memory_of_result(
+        self, tensor: torch.Tensor, inputs: list[tuple[torch.Tensor, TensorRef]]
+    ) -> int | None:
+        """The number of the memory that an operation's result lives in; None where it has none of its own."""
+        if tensor.layout is not torch.strided:
+            return None
+        pointer = _storage_address(tensor)
+        number = self._storages.get(pointer)
+        if number is not None:
+            for _, ref in inputs:
+                if ref.storage == number:
+                    return number
+        # Fresh memory, possibly at an address that earlier memory had.
+        self._storage_count = number = self._storage_count + 1
+        self._storages[pointer] = number
+        return number
+
+    def _written_refs(
+        self, before: list[tuple[torch.Tensor, TensorRef]], outputs: list[tuple[torch.Tensor, TensorRef]]
+    ) -> tuple[tuple[TensorRef, TensorRef], ...]:
+        written = []
+        for tensor, ref in before:
+            after = next((r for t, r in outputs if t is tensor), None) or self._ref(tensor)
+            after.known = True
+            written.append((ref, after))
+        return tuple(written)
 
     def _note_outputs(
         self,
@@ -262,10 +306,12 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
         before: list[tuple[torch.Tensor, TensorRef]],
         bases: list[tuple[torch.Tensor, TensorRef]],
     ) -> None:
-        results = list(outputs)
-        for (tensor, _), (_, after) in zip(before, op.written):
-            if not any(t is tensor for t, _ in results):
-                results.append((tensor, after))
+        results = outputs
+        if before:
+            results = list(outputs)
+            for (tensor, _), (_, after) in zip(before, op.written):
+                if not any(t is tensor for t, _ in results):
+                    results.append((tensor, after))
         if segment is not None:
             segment.origin.ops.append(op)
             segment.outputs.extend(results)
@@ -275,7 +321,8 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
                 self._pending.extend((tensor, ref, inner) for tensor, ref in results)
             return
         origin = NodeOrigin("op", [op])
-        self._pending.extend((tensor, ref, origin) for tensor, ref in results)
+        for tensor, ref in results:
+            self._pending.append((tensor, ref, origin))
         for base, base_before in bases:
             base_after = self._ref(base)
             through = NodeOrigin("write-through-view", [op], base_before=base_before, base_after=base_after)
@@ -326,79 +373,6 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
 
     # -- custom Functions and settling ---------------------------------------------------------------------------
 
-    def _segment_for(self, frame: FrameType | None) -> Segment | None:
-        segment = self._segment
-        if segment is not None and segment.frame is not frame:
-            self._close_segment()
-            segment = None
-        if frame is not None and segment is None:
-            self._calls += 1
-            call = FunctionCall(self._calls, frame.f_code.co_name, self.sources.caller_of(frame))
-            segment = self._segment = Segment(frame, call, self._epoch_clock)
-            segment.origin.arguments = self._forward_arguments(frame)
-        return segment
-
-    def _forward_arguments(self, frame: FrameType) -> tuple[Any, ...] | None:
-        """What a Function's forward was called with, seen at its first operation; None when that cannot be kept.
-
-        Only plain values are kept besides tensors: any other object might hold a graph.
-        """
-        code = frame.f_code
-        names = code.co_varnames[: code.co_argcount]
-        values = [frame.f_locals.get(name) for name in names]
-        if code.co_flags & inspect.CO_VARARGS:
-            values.extend(frame.f_locals.get(code.co_varnames[code.co_argcount + code.co_kwonlyargcount], ()))
-        if values and isinstance(values[0], type):  # a forward that is a class method
-            del values[0]
-        if values and isinstance(values[0], torch.autograd.function.FunctionCtx):
-            del values[0]
-        kept: list[Any] = []
-        for value in values:
-            if isinstance(value, torch.Tensor):
-                kept.append(self._ref(value))
-            elif value is None or isinstance(value, _PLAIN):
-                kept.append(value)
-            else:
-                return None
-        return tuple(kept)
-
-    def _close_segment(self) -> None:
-        segment = self._segment
-        self._segment = None
-        if segment is None:
-            return
-        segment.frame = None
-        found = False
-        last: dict[tuple[int, int], tuple[torch.Tensor, TensorRef]] = {}
-        for tensor, ref in segment.outputs:
-            node = _node_of(tensor)
-            if isinstance(node, torch.autograd.function.BackwardCFunction) and (
-                self._set_origin(node, segment.origin) or self.origin_of(node) is segment.origin
-            ):
-                found = True
-                ref.edge = (self.node_key(node), tensor.output_nr)
-                ref.requires_grad = True
-                last[ref.edge] = (tensor, ref)
-                _describe_call(segment.call, segment.origin, node)
-        for edge, (tensor, ref) in last.items():
-            if ref.epoch == self._epochs.get(ref.storage, 0):
-                continue
-            # Written through a view after it was made (``out = torch.empty(...); out[0] = x``): what the Function returned
-            # is its memory as it is now.
-            for _, earlier in segment.outputs:
-                if earlier.edge == edge:
-                    earlier.edge, earlier.requires_grad = None, False
-            segment.origin.returned.append(self._ref(tensor))
-        self._unclaimed = set()
-        if not found:
-            self._unclaimed = {after.storage for op in segment.origin.ops for _, after in op.written}
-            # Without a node (under no_grad, or nothing required grad) these are ordinary operations.
-            for op in segment.origin.ops:
-                op.function = None
-            for tensor, ref in segment.outputs:
-                self._settle_one(tensor, ref, NodeOrigin("unknown"))
-        segment.outputs = []
-
     def _settle(self) -> None:
         pending = self._pending
         if pending:
@@ -420,41 +394,27 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
         entry = self._entry(node)
         ref.requires_grad = True
         ref.edge = (entry[0], tensor.output_nr)
-        if origin.role == "op":
+        role = origin.role
+        if role == "op":
             self._note_unsaved(node, ref, origin.ops[0])
-        if origin.role == "unknown" or entry[1] is not None:
+        if role == "unknown" or entry[1] is not None:
             return
         if isinstance(node, torch.autograd.function.BackwardCFunction):
             self._passed_through(node, ref, origin.ops[0])
             return
-        if origin.role != "write-through-view":
+        if role != "write-through-view" and origin.ops[0].written:
             base = tensor._base if tensor._is_view() else None
             written = any(before.epoch != after.epoch for before, after in origin.ops[0].written)
-            if base is not None and written and _node_of(base) is not None:
+            if base is not None and written and node_of(base) is not None:
                 # The view's node was made anew after a write to its base: it reads the base, nothing else.
                 if node.name() != "AsStridedBackward0":
                     return  # by operations of its own, which were recorded as they ran
                 base_ref = self._ref(base)
                 origin = NodeOrigin("view-of-written", origin.ops, base_after=base_ref, view=ref)
-        self._set_origin(node, origin)
+        entry[1] = origin
 
     def _note_unsaved(self, node: Any, ref: TensorRef, op: OpRecord) -> None:
         """Whether a node has saved what its operation made matters to those who watch; see :mod:`..watching.saved`."""
-
-    def _passed_through(self, node: Any, ref: TensorRef, op: OpRecord) -> None:
-        """A Function that returns its own input: ``apply`` makes a view of it, after a forward without operations.
-
-        Any other operation whose call could not be told must not pass for the Function's forward.
-        """
-        if ref.storage in self._unclaimed:
-            return  # it changed what it returns in a way that autograd was not to see: no identity
-        given = op.args[0] if op.name == "aten::view" and not op.grad_enabled else None
-        if isinstance(given, TensorRef) and given.edge is not None and given.shape == ref.shape:
-            self._calls += 1
-            call = FunctionCall(self._calls, "", op.location)
-            origin = NodeOrigin("function", [op], function=call)
-            _describe_call(call, origin, node)
-            self._set_origin(node, origin)
 
     # -- phases --------------------------------------------------------------------------------------------------
 
@@ -522,35 +482,13 @@ class Recorder(Identities, TorchDispatchMode):  # type: ignore[no-untyped-call] 
 def _without_data(values: Any) -> bool:
     """Whether a tensor among these is on the meta device: torch asks its reference implementations for shapes there."""
     for value in values:
-        if isinstance(value, torch.Tensor):
+        kind = type(value)
+        if kind is torch.Tensor or kind is torch.nn.Parameter or isinstance(value, torch.Tensor):
             if value.is_meta:
                 return True
         elif isinstance(value, (list, tuple)) and value and _without_data(value):
             return True
     return False
-
-
-def _node_of(tensor: torch.Tensor) -> Any:
-    """The node that made a tensor that a Function's forward touched, or None.
-
-    A view that the forward wrote through (``out[0] = x``) has none, and torch raises when it is asked: by then ``out`` has
-    been returned and has a history that the view missed.
-    """
-    try:
-        return tensor.grad_fn
-    except RuntimeError:
-        return None
-
-
-def _describe_call(call: FunctionCall, origin: NodeOrigin, node: Any) -> None:
-    cls = getattr(node, "_forward_cls", None)
-    if cls is None:
-        call.name = node.name().removesuffix("Backward")
-        return
-    origin.function_class = cls
-    call.name = cls.__name__
-    call.backward = function_line(cls, "backward") or function_line(cls, "vjp")
-    call.surrogate = surrogate_reason(cls)
 
 
 skip_by_dynamo(Recorder.__torch_dispatch__.__code__)

@@ -22,6 +22,7 @@ _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 # The demonstration models are the user's code as far as a report is concerned.
 _OURS_BUT_USER = (os.path.join(_OURS, "capture", "demo.py"),)
+_is_fwd_grad_enabled = torch._C._is_fwd_grad_enabled
 _STANDARD_LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 
 
@@ -93,7 +94,9 @@ def is_running(frame: FrameType | None) -> bool:
 class SourceFinder:
     """Finds the user's line and the running Function forward by walking the Python stack.
 
-    ``find`` costs about one microsecond per ten frames; nothing is formatted until a report asks for it.
+    ``find`` costs about one microsecond per ten frames; nothing is formatted until a report asks for it. That no Function's
+    forward is running is known without a walk: ``apply`` switches forward-mode gradients off around it, and
+    ``enable_grad`` inside does not switch them on again.
     """
 
     def __init__(self) -> None:
@@ -113,29 +116,52 @@ class SourceFinder:
 
         Args:
             depth: how many frames to skip, counted from the caller.
-            look_for_function: False when grad mode is on, where no Function forward can be running unless the
-                user re-enabled it; saves the walk to the end of the stack.
+            look_for_function: False where no Function's forward is of interest; saves the walk to the end of the stack.
         """
         frame: FrameType | None = sys._getframe(depth + 1)
-        location: Location | None = None
+        stop = self._stop
+        while frame is not None and frame is not stop:
+            code = frame.f_code
+            if id(code) not in _FOREIGN and self._is_user(code):
+                location = self._location(code, frame)
+                break
+            frame = frame.f_back
+        else:
+            return None, self._function_from(sys._getframe(depth + 1)) if look_for_function else None
+        if not look_for_function or _is_fwd_grad_enabled():
+            return location, None
+        return location, self._function_from(sys._getframe(depth + 1))
+
+    def function(self, depth: int) -> FrameType | None:
+        """The frame of the outermost running ``Function.forward``; None without one.
+
+        Args:
+            depth: how many frames to skip, counted from the caller.
+        """
+        return None if _is_fwd_grad_enabled() else self._function_from(sys._getframe(depth + 1))
+
+    def _function_from(self, start: FrameType) -> FrameType | None:
+        if _is_fwd_grad_enabled():
+            return None
+        frame: FrameType | None = start
         function: FrameType | None = None
         stop = self._stop
-        files = self._user_files
         self._scanned = False
         while frame is not None and frame is not stop:
             code = frame.f_code
-            if location is None:
-                user = files.get(code.co_filename)
-                if user is None:
-                    user = files[code.co_filename] = is_user_file(code.co_filename)
-                if user:
-                    location = self._location(code, frame)
-                    if not look_for_function:
-                        return location, None
-            if look_for_function and _NO_FORWARD.get(id(code)) is not code and self._is_forward(code):
+            if id(code) not in _NO_FORWARD and self._is_forward(code):
                 function = frame
             frame = frame.f_back
-        return location, function
+        return function
+
+    def _is_user(self, code: CodeType) -> bool:
+        filename = code.co_filename
+        user = self._user_files.get(filename)
+        if user is None:
+            user = self._user_files[filename] = is_user_file(filename)
+        if not user and len(_FOREIGN) < _MOST_REMEMBERED:
+            _FOREIGN[id(code)] = code
+        return user
 
     def _location(self, code: CodeType, frame: FrameType) -> Location:
         """The line that a frame is at, from one that was made for the same instruction if there is one."""
@@ -155,13 +181,14 @@ class SourceFinder:
             stop: code of that frame.
             depth: how many frames to skip, counted from the caller.
         """
-        if stop is None:
+        if stop is None or _is_fwd_grad_enabled():
             return False
         frame: FrameType | None = sys._getframe(depth + 1)
         found = False
         self._scanned = False
         while frame is not None and frame.f_code is not stop:
-            found = found or self._is_forward(frame.f_code)
+            code = frame.f_code
+            found = found or (id(code) not in _NO_FORWARD and self._is_forward(code))
             frame = frame.f_back
         return found and frame is not None
 
@@ -182,8 +209,6 @@ class SourceFinder:
         known = self._forward_codes.get(id(code))
         if known is not None and known[0] is code:
             return known[1]
-        if _NO_FORWARD.get(id(code)) is code:
-            return False
         if not self._scanned:
             # Once per walk: while it lasts, no class is made.
             self._scanned = True
@@ -203,8 +228,10 @@ class SourceFinder:
         return False
 
 
-# Code that is no Function's forward, for all finders of the process; by id, beside the code object itself.
+# Code that is no Function's forward, and code that is not the user's, for all finders of the process; by id, beside the
+# code object itself, so that no other code gets the same id.
 _NO_FORWARD: dict[int, CodeType] = {}
+_FOREIGN: dict[int, CodeType] = {}
 _MOST_REMEMBERED = 50_000
 
 

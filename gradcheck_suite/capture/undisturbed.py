@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-__all__ = ["undisturbed"]
+from ..evidence import TensorRef
+
+__all__ = ["call_plainly", "undisturbed"]
+
+
+def call_plainly(arguments: Sequence[tuple[torch.Tensor, TensorRef]]) -> bool:
+    """Whether an operation on these arguments needs nothing of what :func:`undisturbed` does: none is complex."""
+    return not any(tensor.is_complex() for tensor, _ in arguments)
 
 
 def undisturbed(func: Any, args: Any, kwargs: Any) -> Any:

@@ -75,10 +75,13 @@ class TensorValue:
         keep_wide: remember the double-precision copy, for values that several witnesses ask for (parameters).
     """
 
-    __slots__ = ("__weakref__", "_keep_wide", "_wide", "tensor", "unsaved")
+    __slots__ = ("__weakref__", "_keep_wide", "_wide", "geometry", "shared", "tensor", "unsaved")
 
-    def __init__(self, tensor: torch.Tensor, *, keep_wide: bool = False) -> None:
+    def __init__(self, tensor: torch.Tensor, *, keep_wide: bool = False, geometry: Any = None) -> None:
         self.tensor = tensor
+        # How it looks at its memory, if whoever looks at the same memory in the same way may share it.
+        self.geometry = geometry
+        self.shared = False  # it is what a later operation was given, too
         self.unsaved = False  # an operation's result that its node has not saved for the backward
         self._keep_wide = keep_wide
         self._wide: Array | None = None
@@ -116,15 +119,26 @@ class CopyOnWrite:
     """Keeps recorded values as they were: copies them just before their memory is overwritten."""
 
     def __init__(self) -> None:
-        self._live: dict[int, list[weakref.ref[TensorValue]]] = {}
+        self._live: dict[int, list[weakref.ref[Any]]] = {}
 
-    def watch(self, storage: int, value: TensorValue) -> None:
-        """Protect ``value``, which lives in memory number ``storage``."""
+    def watch(self, storage: int, value: Any) -> None:
+        """Protect a value, or what it will be made of, which lives in memory number ``storage``."""
         known = self._live.get(storage)
         if known is None:
             self._live[storage] = [weakref.ref(value)]
         else:
             known.append(weakref.ref(value))
+
+    def find(self, storage: int, geometry: Any) -> TensorValue | None:
+        """A live value of this memory, as it is now, that looks at it in the same way."""
+        references = self._live.get(storage)
+        if references:
+            # The latest two: a parameter and its transpose take turns.
+            for reference in references[:-3:-1]:
+                value = reference()
+                if isinstance(value, TensorValue) and value.geometry == geometry:
+                    return value
+        return None
 
     def before_write(self, storage: int) -> list[TensorValue]:
         """Copy every live value of this memory; returns the values that were copied."""
@@ -137,6 +151,10 @@ class CopyOnWrite:
             value = reference()
             if value is None:
                 continue
+            if not isinstance(value, TensorValue):
+                value = value.source  # seen, and not looked at so far
+                if not isinstance(value, TensorValue):
+                    continue  # let go
             alias = value.tensor
             geometry = (alias.shape, alias.stride(), alias.storage_offset(), alias.dtype)
             copy = copies.get(geometry)

@@ -38,7 +38,10 @@ Bad::
     def forgetful(graph, example_inputs):  # right values, one element of the gradient lost
         return lambda *args: [Zeroed.apply(out) for out in graph.forward(*args)]
 
-    report = check_gradients(lambda x: x.sin(), torch.linspace(0.1, 1, 6), backends=(forgetful,))
+    def model(x):
+        return x.sin()  # <-
+
+    report = check_gradients(model, torch.linspace(0.1, 1, 6), backends=(forgetful,))
 
 Good::
 
@@ -83,13 +86,16 @@ Good::
 
 Misses: backends whose compiler is missing or fails, and programs of which nothing is compiled (both are counted as
     unverified); graphs for other shapes than the given ones; programs whose random numbers the backend draws otherwise.
+    The line is that of the node nearest to the output which every wrong gradient passes through and no right one does
+    (of the only custom Function among such nodes, if there is one): what lies between it and the leaves may be meant as
+    well. Where the output differs already, no line is named.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..evidence import Finding, Severity, Testimony
+from ..evidence import Finding, NodeRecord, Severity, Testimony
 from ..wording import element, listing, pair, plural, share, small
 from .registry import Rule, rule
 
@@ -109,6 +115,7 @@ class CompiledMismatch(Rule):
         gradients: int,
         output: Testimony | None,
         breaks: int,
+        suspect: NodeRecord | None = None,
     ) -> Finding:
         """What a backend of ``torch.compile`` got wrong.
 
@@ -118,6 +125,7 @@ class CompiledMismatch(Rule):
             gradients: how many were compared.
             output: the first output whose value differs already, or None.
             breaks: how often the compiled program was left for eager mode.
+            suspect: the node that all of these gradients pass through, and none of the right ones, nearest to the output.
         """
         worst = wrong[0]
         numbers = worst.comparison
@@ -154,11 +162,24 @@ class CompiledMismatch(Rule):
             lines.append("the output itself differs already, so the forward was compiled wrongly")
         else:
             lines.append("the output is the eager one, so it is the backward that was compiled wrongly")
+        if suspect is not None:
+            what = suspect.function.name if suspect.function is not None else suspect.name
+            alone = "" if gradients == len(wrong) else ", and none of the right ones"
+            lines.append(
+                f"all of them pass through {what} here{alone}: it happens there, or between there and the leaves"
+            )
         advice = (
             "wrap parts of the model in torch.compiler.disable to find the one that is compiled wrongly, and report it "
             "to the backend's authors"
         )
-        return cls.finding(lines, evidence=evidence, hint=f"{pattern}; {advice}" if pattern else advice)
+        return cls.finding(
+            lines,
+            location=suspect.location if suspect is not None else None,
+            module=suspect.module if suspect is not None else "",
+            op=suspect.name if suspect is not None else "",
+            evidence=evidence,
+            hint=f"{pattern}; {advice}" if pattern else advice,
+        )
 
 
 def _leaf(testimony: Testimony, backend: str) -> str:

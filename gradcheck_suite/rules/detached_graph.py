@@ -154,6 +154,30 @@ class DetachedGraph(Rule):
         )
 
     @classmethod
+    def from_output(
+        cls, outputs: Sequence[str], depends_on: Sequence[str], cut: Location | None, *, module: str = ""
+    ) -> Finding:
+        """An output without history, beside others with one, that follows what is differentiated.
+
+        Args:
+            outputs: paths of such outputs.
+            depends_on: names of parameters or inputs that move them.
+            cut: the line where the value left the graph, when it is known.
+        """
+        verb = "depends" if len(outputs) == 1 else "depend"
+        finding = cls.finding(
+            [
+                f"{listing(list(outputs))} {verb} on {listing(list(depends_on))} around autograd: no gradient comes back",
+                "a loss that uses this output does not learn from it; the other outputs are not concerned",
+            ],
+            location=cut,
+            module=module,
+            evidence={"parameters": list(depends_on), "outputs": list(outputs)},
+            hint="if it is only reported (a metric), return value.detach() to say so",
+        )
+        return replace(finding, severity=Severity.WARNING)
+
+    @classmethod
     def from_error(cls, cuts: Sequence[tuple[Location, str]], backward: Location | None) -> Finding:
         """A backward was asked for on a tensor that has no graph.
 

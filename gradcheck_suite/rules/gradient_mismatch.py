@@ -239,9 +239,26 @@ def _hint(testimony: Testimony, backward: Location | None, function_name: str) -
             "this operation is torch's own: check that its meaning here is the one you expect, then report it "
             "to PyTorch with the reproduction"
         )
+    meant = _meant(testimony, function_name)
     if pattern.endswith("in backward") or "backward" in pattern:
-        return f"{pattern}{place}"
+        return f"{pattern}{place}{meant}"
     target = f"the backward of {function_name}{place}"
-    return (
+    look = (
         f"{pattern}; look at {target}" if pattern else f"compare {target} with the derivative of its forward"
     )
+    return look + meant
+
+
+def _meant(testimony: Testimony, function_name: str) -> str:
+    """How to declare what looks like a surrogate: a slope where there is none, or one that is reversed."""
+    numbers = testimony.comparison
+    if numbers is None:
+        return ""
+    if numbers.scale == 0 and numbers.expected == 0:
+        kind = "straight-through"
+        which = "the derivative of its forward is zero; if another stands in for it on purpose"
+    elif numbers.pattern.startswith(("the sign is flipped everywhere", "the ratio is -")):
+        kind, which = "gradient reversal", "if the gradient is reversed on purpose"
+    else:
+        return ""
+    return f'; {which}, declare it: @surrogate_gradient("{kind}") on {function_name}, or surrogates=({function_name},)'

@@ -45,7 +45,13 @@ class Nondeterministic(Rule):
 
     @classmethod
     def from_runs(
-        cls, testimony: Testimony, *, op: str = "", location: Location | None = None, module: str = ""
+        cls,
+        testimony: Testimony,
+        *,
+        op: str = "",
+        location: Location | None = None,
+        module: str = "",
+        from_outside: bool = False,
     ) -> Finding:
         """Two runs from one state differ.
 
@@ -53,6 +59,7 @@ class Nondeterministic(Rule):
             testimony: the second run (``actual``) against the first (``expected``); its subject says of what.
             op: the first operation whose result differed, when known.
             location: its line.
+            from_outside: the operation only takes in a value that was made outside of torch.
         """
         numbers = testimony.comparison
         lines = [f"{testimony.subject} differs between two runs from the same state"]
@@ -62,7 +69,11 @@ class Nondeterministic(Rule):
             lines.append(f"element {place or '()'}: first run {first}  second run {second}")
             total = plural(numbers.elements, "element")
             lines.append(f"{numbers.differing:,} of {total} differ, by up to {small(numbers.max_error)}")
-        if op:
+        if from_outside:
+            lines.append(
+                "what differs first is a value from outside of torch (a Python number, NumPy) that comes in here"
+            )
+        elif op:
             lines.append(f"the first operation whose result differs is {op}")
         return cls.finding(
             lines,

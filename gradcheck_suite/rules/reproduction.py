@@ -6,6 +6,7 @@ element, and what the operation really does there.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..evidence import Array, Comparison, NodeRecord, OpRecord, TensorRef
 __all__ = ["reproduce"]
 
 _MOST_INLINE = 64
+_DTYPE = re.compile(r"bool|(u?int|float|bfloat|complex)\d+(_\w+)?")
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -34,8 +36,6 @@ def reproduce(node: NodeRecord, comparison: Comparison, position: int) -> str:
     writer = _Writer(wrong)
     arguments = [writer.value(a) for a in op.args]
     arguments += [f"{name}={writer.value(value)}" for name, value in op.kwargs.items()]
-    if writer.failed:
-        return ""
     slot = next((s for s, c in enumerate(node.cotangents) if c is not None), 0)
     output = node.outputs[slot] if slot < len(node.outputs) else None
     if output is None:
@@ -83,7 +83,6 @@ class _Writer:
     def __init__(self, wrong: TensorRef) -> None:
         self._wrong = wrong
         self.lines: list[str] = []
-        self.failed = False
 
     def value(self, value: Any) -> str:
         if isinstance(value, TensorRef):
@@ -98,10 +97,8 @@ class _Writer:
         if isinstance(value, str):
             if value.startswith("torch."):
                 return value
-            if value in (*_FLOATS, "int64", "int32", "bool", "complex64", "complex128"):
-                return f"torch.{value}"
-            self.failed = True
-            return repr(value)
+            # A dtype, or a choice such as approximate="tanh".
+            return f"torch.{value}" if _DTYPE.fullmatch(value) else repr(value)
         if isinstance(value, float) and not np.isfinite(value):
             return f"float('{value}')"
         return repr(value)
@@ -126,6 +123,8 @@ def _tensor_text(values: Array | None, ref: TensorRef) -> str:
         array = ref.source.array()
         high = int(array.max()) + 1 if array.size else 1
         text = f"torch.randint({max(high, 1)}, {shape}).to({dtype})"
+    if ref.shape and not ref.strides:
+        return f"{text}.to_sparse()"
     if ref.shape and ref.strides != _contiguous(ref.shape):
         order = sorted(range(len(shape)), key=lambda axis: -ref.strides[axis])
         inverse = [order.index(axis) for axis in range(len(order))]

@@ -70,6 +70,7 @@ class Facts:
         name: its own.
         elements: how many it has.
         roots: numbers of the models that it is registered in.
+        training: those models are in training mode.
         parameter: it is an ``nn.Parameter``.
         held: some optimizer held it when this was noted.
     """
@@ -77,6 +78,7 @@ class Facts:
     name: str
     elements: int
     roots: tuple[int, ...]
+    training: bool
     parameter: bool
     held: bool
 
@@ -87,6 +89,7 @@ class Leaf:
 
     Attributes:
         fresh: the first backward whose contribution nobody has used yet.
+        waiting: the first backward whose contribution no optimizer has used yet; by hand it may have been.
         fresh_count: how many backwards have contributed since.
         used: the backward and the optimizer step of a contribution that was used and is in ``.grad`` still.
         used_by_hand: likewise, used by a hand-written update.
@@ -96,6 +99,7 @@ class Leaf:
         by_hand: it was updated by hand.
         beside: how many backwards contributed to it and to others that were stepped then.
         changed: it was written to, outside any optimizer.
+        moved: the memory that it was given since its last backward (``p.data = ...``), 0 if none.
         facts: what is to be said of it when it is gone.
     """
 
@@ -104,8 +108,10 @@ class Leaf:
     version: int = 0
     memory: int = 0
     own_memory: int = 0
+    moved: int = 0
     written: bool = False
     fresh: Moment | None = None
+    waiting: Moment | None = None
     fresh_count: int = 0
     used: tuple[Moment, Moment] | None = None
     used_by_hand: tuple[Moment, Moment] | None = None
@@ -123,11 +129,13 @@ class Leaf:
     def clear(self) -> None:
         """Nothing of any backward is in ``.grad``, as far as is known."""
         self.fresh, self.fresh_count, self.used, self.used_by_hand, self.zeroed = None, 0, None, None, False
+        self.waiting = None
 
     def use(self, step: Moment) -> None:
         """An optimizer step has used what was fresh."""
-        if self.fresh is not None:
-            self.used = (self.fresh, step)
+        if self.waiting is not None:
+            self.used = (self.waiting, step)
+        self.waiting = None
         self.fresh, self.fresh_count, self.used_by_hand, self.lost = None, 0, None, None
         self.note_step()
 
@@ -142,9 +150,14 @@ Token = Sequence[tuple[Leaf, int, int]]
 
 
 class Contributions:
-    """Follows the leaves that backwards have reached; see the module's docstring."""
+    """Follows the leaves that backwards have reached; see the module's docstring.
 
-    def __init__(self) -> None:
+    Args:
+        carries: whether what lives in this memory was computed from some gradient, by hand.
+    """
+
+    def __init__(self, carries: Callable[[int], bool] = lambda memory: False) -> None:
+        self._carries = carries
         self._leaves: dict[int, Leaf] = {}
         self._by_grad: dict[int, Leaf] = {}
         self._by_memory: dict[int, Leaf] = {}
@@ -210,6 +223,7 @@ class Contributions:
             leaf.zeroed = False
             leaf.lost = None
             leaf.fresh = leaf.fresh or moment
+            leaf.waiting = leaf.waiting or moment
             leaf.fresh_count += 1
             leaf.backwards += 1
             if leaf.last_backward is not None and leaf.last_backward.stepped:
@@ -231,12 +245,8 @@ class Contributions:
     # -- clearing and writing ------------------------------------------------------------------------------------
 
     def zeroing(self, tensors: Iterable[torch.Tensor], moment: Moment) -> Callable[[], None]:
-        """``zero_grad`` begins; call what is returned when it has ended."""
-        concerned = []
-        for tensor in tensors:
-            leaf = self.of(tensor)
-            if leaf is not None:
-                concerned.append(tensor)
+        """``zero_grad`` of these, which were just looked at, begins; call what is returned when it has ended."""
+        concerned = list(tensors)
         self._clearing = moment
 
         def ended() -> None:
@@ -255,10 +265,30 @@ class Contributions:
             else None
         )
 
+    def knows(self, memory: int) -> bool:
+        """Whether a leaf or its ``.grad`` may live in this memory."""
+        return memory in self._by_memory or memory in self._by_grad
+
     def owner_of(self, memory: int) -> Leaf | None:
         """The leaf that lives in this memory itself."""
         leaf = self._by_memory.get(memory)
-        return leaf if leaf is not None and leaf.own_memory == memory and leaf.tensor() is not None else None
+        if leaf is None or memory not in (leaf.own_memory, leaf.moved):
+            return None
+        return leaf if leaf.tensor() is not None else None
+
+    def locate(self, leaf: Leaf, tensor: torch.Tensor) -> None:
+        """What is written to a leaf from now on may be written to memory that it was given since its last backward."""
+        if tensor.layout is torch.strided:
+            memory = tensor.untyped_storage()._cdata
+            if memory not in (leaf.own_memory, leaf.moved):
+                self._forget_moved(leaf)
+                leaf.moved = memory
+                self._by_memory[memory] = leaf
+
+    def _forget_moved(self, leaf: Leaf) -> None:
+        if leaf.moved and self._by_memory.get(leaf.moved) is leaf:
+            del self._by_memory[leaf.moved]
+        leaf.moved = 0
 
     def grad_written(
         self,
@@ -287,7 +317,9 @@ class Contributions:
             return
         if op in _ADDING and leaf.fresh is not None and not from_gradient:
             return  # noise, weight decay: the contributions are in there still
-        if whole and (op in _CLEARING or by_zero):
+        if whole and from_gradient and op == "aten::copy_" and leaf.fresh is not None:
+            leaf.used = leaf.used_by_hand = None  # worked on, and put back
+        elif whole and (op in _CLEARING or by_zero):
             self._cleared(leaf, self._clearing or moment())
             leaf.zeroed = op != "aten::copy_"
         elif leaf.fresh is None or (whole and op not in _SHAPING):
@@ -310,6 +342,7 @@ class Contributions:
                 if key in leaves and leaves[key].tensor() is None:
                     gone = leaves.pop(key)
                     self._has_gone(gone)
+                    self._forget_moved(gone)
                     for index, memory in ((self._by_grad, gone.memory), (self._by_memory, gone.own_memory)):
                         if index.get(memory) is gone:
                             del index[memory]
@@ -337,8 +370,10 @@ class Contributions:
                 self._cleared(leaf, self._clearing or Moment(0, None, ".grad = None"))
                 leaf.grad = None
         elif leaf.grad is None or leaf.grad() is not grad:
-            leaf.clear()  # somebody assigned it
-            leaf.lost = None
+            # Somebody assigned it. What was computed from a gradient is one still, and is there to be used.
+            if leaf.fresh is None or grad.layout is not torch.strided or not self._is_computed(grad):
+                leaf.clear()
+            leaf.used = leaf.used_by_hand = leaf.lost = None
             self._adopt(leaf, grad)
         elif grad._version != leaf.version:
             if not leaf.written:
@@ -347,6 +382,9 @@ class Contributions:
             self._adopt(leaf, grad)
         leaf.written = False
         return grad
+
+    def _is_computed(self, grad: torch.Tensor) -> bool:
+        return self._carries(grad.untyped_storage()._cdata)
 
     def _adopt(self, leaf: Leaf, grad: torch.Tensor) -> None:
         leaf.grad = weakref.ref(grad)
@@ -364,6 +402,7 @@ class Contributions:
         if tensor.layout is not torch.strided:
             return 0
         memory: int = tensor.untyped_storage()._cdata
+        self._forget_moved(leaf)
         if memory != leaf.own_memory and self._by_memory.get(leaf.own_memory) is leaf:
             del self._by_memory[leaf.own_memory]
         self._by_memory[memory] = leaf

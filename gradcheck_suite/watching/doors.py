@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import FunctionType
 from typing import Any, Protocol
 
 import torch
@@ -20,7 +21,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from ..capture.dynamo import skip_by_dynamo
 from ..capture.quiet import is_quiet
-from .compilers import run_as_written
+from .compilers import loaded_graph_makers, run_as_written
+from .traced import TRACERS, run_script, run_tracer
 
 __all__ = ["Watcher", "innermost", "missing_doors", "open_doors"]
 
@@ -115,6 +117,8 @@ class _Doors:
         self._lock = threading.Lock()
         self._users = 0
         self._undo: list[Callable[[], None]] = []
+        # By place: the door, whether the place had inherited what it hides, and whether that is a static method.
+        self._made: dict[tuple[Any, str], tuple[Any, bool, bool]] = {}
 
     def acquire(self) -> None:
         with self._lock:
@@ -149,8 +153,19 @@ class _Doors:
                 self._replace(owner, name, _hook_door)
         for name in ("numpy", "data_ptr"):
             self._replace(torch.Tensor, name, _exposure_door)
-        self._undo.append(run_as_written())
+        for script in (torch._C.ScriptFunction, torch._C.ScriptMethod):
+            self._replace(script, "__call__", _script_door)
+        for owner, name in TRACERS:
+            if hasattr(owner, name):
+                self._replace(owner, name, _tracer_door)
         self._replace(torch, "compile", self._compile_door)
+        self._install_at_compilers()
+
+    def _install_at_compilers(self) -> None:
+        self._undo.append(run_as_written())
+        for owner, name in loaded_graph_makers():
+            if not hasattr(getattr(owner, name), _BEHIND):
+                self._replace(owner, name, _tracer_door)
 
     def _compile_door(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -158,22 +173,26 @@ class _Doors:
             compiled = original(*args, **kwargs)  # the first call imports dynamo
             with self._lock:
                 if self._users and _watcher() is not None:
-                    self._undo.append(run_as_written())
+                    self._install_at_compilers()
             return compiled
 
         return compile_it
 
     def _replace(self, owner: Any, name: str, door_to: Callable[[Any], Any]) -> None:
         found = getattr(owner, name)
-        inherited = isinstance(owner, type) and name not in vars(owner)
-        kind: Any = (
-            staticmethod if isinstance(vars(owner).get(name), staticmethod) else lambda function: function
-        )
         # Somebody (warnings.catch_warnings in a fixture) may have put an old door back.
         original = getattr(found, _BEHIND, found)
-        door = door_to(original)
-        setattr(door, _BEHIND, original)
-        setattr(owner, name, kind(door))
+        # A run of many short sessions goes through the same doors every time.
+        place = (owner, name)
+        known = self._made.get(place)
+        if known is None or getattr(known[0], _BEHIND) is not original:
+            own = vars(owner)
+            door = door_to(original)
+            setattr(door, _BEHIND, original)
+            inherited = isinstance(owner, type) and name not in own
+            known = self._made[place] = (door, inherited, isinstance(own.get(name), staticmethod))
+        door, inherited, static = known
+        setattr(owner, name, staticmethod(door) if static else door)
 
         def undo() -> None:
             # Whoever has put something over the door keeps it: with nobody behind it, it leads straight on.
@@ -182,7 +201,7 @@ class _Doors:
             if inherited:
                 delattr(owner, name)
             else:
-                setattr(owner, name, kind(original))
+                setattr(owner, name, staticmethod(original) if static else original)
 
         self._undo.append(undo)
 
@@ -193,6 +212,7 @@ _DOORS = _Doors()
 def _backward_door(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def run_backward(outputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         watcher = _watcher()
         if watcher is None:
             return original(outputs, *args, **kwargs)
@@ -219,6 +239,7 @@ def _zero_grad_door(original: Callable[..., Any]) -> Callable[..., Any]:
 def _start_door(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def make_grads(outputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         try:
             return original(outputs, *args, **kwargs)
         except RuntimeError as error:
@@ -233,6 +254,7 @@ def _start_door(original: Callable[..., Any]) -> Callable[..., Any]:
 def _grad_mode_door(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def set_mode(self: Any, mode: bool) -> None:
+        __tracebackhide__ = True
         watcher = _watcher()
         if watcher is not None:
             watcher.switching(mode)
@@ -289,6 +311,31 @@ def _exposure_door(original: Callable[..., Any]) -> Callable[..., Any]:
 
     skip_by_dynamo(expose.__code__)  # type: ignore[attr-defined]
     return expose
+
+
+def _script_door(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        if _watcher() is None:
+            return original(self, *args, **kwargs)
+        return run_script(original, self, args, kwargs)
+
+    skip_by_dynamo(call.__code__)  # type: ignore[attr-defined]
+    return call
+
+
+def _tracer_door(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def trace(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        if _watcher() is None:
+            return original(*args, **kwargs)
+        made = run_tracer(original, args, kwargs)
+        # dynamo's take the function first and what it is called with later.
+        return _tracer_door(made) if isinstance(made, FunctionType) else made
+
+    return trace
 
 
 def _before_step(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -19,7 +19,9 @@ from ..rules.softmax_into_cross_entropy import SoftmaxIntoCrossEntropy
 from .collector import Collector
 from .recorder import WatchingRecorder
 
-__all__ = ["BackwardRun", "Graphs"]
+__all__ = ["BackwardRun", "Graphs", "every_node"]
+
+AccumulateGrad: Any = torch._C._functions.AccumulateGrad
 
 _FREED = re.compile(r"Trying to backward through the graph a second time")
 _OVERWRITTEN = re.compile(
@@ -28,6 +30,7 @@ _OVERWRITTEN = re.compile(
 _RESHAPES = re.compile(
     r"(View|UnsafeView|ReshapeAlias|Transpose|T|Permute|Squeeze|Unsqueeze|Clone|ToCopy|Alias)Backward\d"
 )
+_LogSoftmax = torch._C._functions.LogSoftmaxBackward0  # type: ignore[attr-defined]
 _MOST_SITES = 500
 _LATEST = 4
 
@@ -71,26 +74,24 @@ class Graphs:
         self._sites: dict[Location, _Site] = {}
 
     def before(self, run: BackwardRun, nodes: Sequence[Any]) -> None:
-        """A backward over these nodes begins."""
+        """A backward over these nodes begins; none of them is a leaf's."""
+        mark = self._mark
         for node in nodes:
-            kind = type(node).__name__
-            if kind == "AccumulateGrad":
-                continue
-            earlier = node.metadata.get(self._mark)
+            earlier = node.metadata.get(mark)
             if earlier is not None:
                 earlier.reused = True
                 if earlier.since < run.since:
                     run.since = earlier.since
-            if kind == "LogSoftmaxBackward0":
+            if type(node) is _LogSoftmax:
                 self._look_at_log_softmax(run, node, nodes)
 
     def after(
         self, run: BackwardRun, nodes: Sequence[Any], root: torch.Tensor, *, retained_by_user: bool
     ) -> None:
         """It has ended without an error."""
+        mark = self._mark
         for node in nodes:
-            if type(node).__name__ != "AccumulateGrad":
-                node.metadata[self._mark] = run
+            node.metadata[mark] = run
         if retained_by_user and run.location is not None:
             site = self._sites.get(run.location)
             if site is None:
@@ -250,6 +251,25 @@ class Graphs:
             )
 
         self._findings.add(("GC701", loss.location), run.number, make)
+
+
+def every_node(roots: Sequence[Any]) -> list[Any]:
+    """Every autograd node reachable from ``roots``, each once, as :func:`gradcheck_suite.capture.graph.walk` has it."""
+    waiting = [node for node in roots if node is not None]
+    nodes: list[Any] = []
+    # The nodes are alive in the list, so that none has another's id.
+    seen: set[int] = set()
+    while waiting:
+        node = waiting.pop()
+        number = id(node)
+        if number not in seen:
+            seen.add(number)
+            nodes.append(node)
+            if type(node) is not AccumulateGrad:
+                for parent, _ in node.next_functions:
+                    if parent is not None:
+                        waiting.append(parent)
+    return nodes
 
 
 def _classes(op: OpRecord) -> int | None:

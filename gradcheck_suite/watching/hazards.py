@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from ..capture.graph import walk
 from ..capture.modules import ModuleStack
 from ..evidence import Finding, Location, Trace
 from ..rules.non_leaf_grad import NonLeafGrad
@@ -17,7 +16,7 @@ from .calls import DirectCalls
 from .collector import Collector
 from .contributions import Contributions, Leaf, Moment, Token
 from .explanations import PREFIX, Explanations, add_note, note_of
-from .graphs import BackwardRun, Graphs
+from .graphs import BackwardRun, Graphs, every_node
 from .growth import Growth
 from .leftovers import Leftovers
 from .modes import GradModes
@@ -28,8 +27,10 @@ from .saved import release
 from .scales import Scales
 from .silent import SilentWrites, Suspect
 from .steps import Steps
-from .stretches import KnownSteps, is_undisturbed
+from .stretches import AccumulateGrad, KnownSteps, is_undisturbed
 from .training_modes import TrainingModes
+from .unreached import Unreached
+from .versions import advance
 
 __all__ = ["Hazards", "Observation"]
 
@@ -45,6 +46,7 @@ class Observation:
 
     run: BackwardRun
     nodes: Sequence[Any]
+    inner: Sequence[Any]  # those that are no leaf's
     roots: Sequence[torch.Tensor]
     token: Token
     create_graph: bool
@@ -61,10 +63,11 @@ class Hazards:
     def __init__(self, modules: ModuleStack, names: Names) -> None:
         self._modules = modules
         self._findings = Collector()
-        self._contributions = Contributions()
         self.recorder = WatchingRecorder(modules, self)
+        self._contributions = Contributions(self.recorder.flow.__contains__)
         self._steps = Steps(self._contributions, self._findings, self.recorder.sources, names)
         self._leftovers = Leftovers(self._contributions, names, modules)
+        self._unreached = Unreached(self._contributions, names)
         self._non_finite = NonFinite(self.recorder, self._contributions, self._findings, names)
         self._calls = DirectCalls(modules, self.recorder.sources, self._findings)
         self._graphs = Graphs(self.recorder, self._findings)
@@ -77,7 +80,7 @@ class Hazards:
         self.silent = SilentWrites(self.recorder, self._findings)
         self.known_steps = KnownSteps(
             self.recorder,
-            lambda op, target, memory: self.wrote(op, target, memory, None, from_gradient=False),
+            self._wrote_unseen,
         )
         self._running: list[Observation] = []
         self._backwards = 0
@@ -114,12 +117,12 @@ class Hazards:
         if self._blind:
             return None
         roots = [o for o in outputs if isinstance(o, torch.Tensor)]
-        nodes = walk([o.grad_fn if isinstance(o, torch.Tensor) else o.node for o in outputs])
+        nodes = every_node([o.grad_fn if isinstance(o, torch.Tensor) else o.node for o in outputs])
         inputs = args[3] if len(args) > 3 and args[3] else ()
         wanted = {id(t) for t in inputs if isinstance(t, torch.Tensor)}
         leaves: list[torch.Tensor] = []
         if kwargs.get("accumulate_grad", False):
-            reached = [node.variable for node in nodes if type(node).__name__ == "AccumulateGrad"]
+            reached = [node.variable for node in nodes if type(node) is AccumulateGrad]
             reached += [root for root in roots if root.grad_fn is None]
             leaves = [t for t in reached if not inputs or id(t) in wanted]
         self._backwards += 1
@@ -131,12 +134,15 @@ class Hazards:
         create_graph = bool(args[2]) if len(args) > 2 else False
         keep_graph = bool(args[1]) if len(args) > 1 else False
         retained = keep_graph and not create_graph and _called_by_user(location)
-        suspects = self.silent.look(nodes, replaced, location)
+        inner = [node for node in nodes if type(node) is not AccumulateGrad]
+        suspects = self.silent.look(inner, replaced, location)
         token = self._contributions.before_backward(leaves)
         frees = not keep_graph and not inputs
-        observation = Observation(run, nodes, roots, token, create_graph, retained, inputs, suspects, frees)
+        observation = Observation(
+            run, nodes, inner, roots, token, create_graph, retained, inputs, suspects, frees
+        )
         self._growth.begins(run)
-        self._graphs.before(run, nodes)
+        self._graphs.before(run, inner)
         self._growth.before(run, nodes)
         self._running.append(observation)
         return observation
@@ -163,10 +169,11 @@ class Hazards:
             if reached:
                 self._contributions_made += 1
                 self._scales.after(self._contributions_made, run.location, observation.nodes)
+            self._unreached.backward_ended(self.recorder.cuts.latest)
         self.recorder.cuts.clear()
         if observation.roots:
             self._graphs.after(
-                run, observation.nodes, observation.roots[0], retained_by_user=observation.retained_by_user
+                run, observation.inner, observation.roots[0], retained_by_user=observation.retained_by_user
             )
             self._growth.after(run, observation.nodes)
         self._following = self._contributions.has_gradients()
@@ -188,11 +195,11 @@ class Hazards:
     def release(self, observation: Observation) -> None:
         """A backward that freed its graph has been looked at: nobody needs the values of its operations any more."""
         if observation.frees:
-            for node in observation.nodes:
-                if type(node).__name__ != "AccumulateGrad":
-                    origin = self.recorder.origin_of(node)
-                    if origin is not None:
-                        release(origin)
+            mark = self.recorder._mark
+            for node in observation.inner:
+                known = node.metadata.get(mark)
+                if known is not None and known[1] is not None:
+                    release(known[1])
 
     def _explain(self, error: RuntimeError, observation: Observation) -> None:
         if self._has_note(error):
@@ -270,11 +277,20 @@ class Hazards:
         self.known_steps.end(optimizer, step=self._steps.location())
         if not self._blind:
             written = self._steps.written_by(optimizer)
+            location = self._steps.location()
             self._steps.after_step(optimizer)
             if written is not None:
                 self._non_finite.after_step(written)
             if not self._steps.inside:
                 self._leftovers.stepped()
+                self._unreached.stepped(optimizer, location)
+
+    def switched_unseen(self) -> bool:
+        """Grad mode is about to be set; whether that is torch's doing, around a step that nobody looks at."""
+        if not self.known_steps.unseen:
+            return False
+        self.known_steps.switched(self._steps.location())
+        return True
 
     def zeroing(self, owner: Any) -> Callable[[], None] | None:
         """``owner.zero_grad()`` begins; call what is returned when it has ended."""
@@ -322,6 +338,10 @@ class Hazards:
 
     def wrote(self, op: str, target: torch.Tensor, memory: int, factor: Any, *, from_gradient: bool) -> None:
         """See :class:`~gradcheck_suite.watching.recorder.WriteListener`."""
+        advance(op, target)
+        self._wrote(op, target, memory, factor, from_gradient=from_gradient)
+
+    def _wrote(self, op: str, target: torch.Tensor, memory: int, factor: Any, *, from_gradient: bool) -> None:
         holder = self._contributions.holder_of(memory)
         if op == _UNSCALING:
             self._non_finite.deliberate()
@@ -336,6 +356,10 @@ class Hazards:
             owner.changed = True
             if from_gradient:
                 self._update(owner, self.recorder.sources.find(1, look_for_function=False)[0])
+
+    def _wrote_unseen(self, op: str, target: torch.Tensor, memory: int) -> None:
+        if self._contributions.knows(memory):
+            self._wrote(op, target, memory, None, from_gradient=False)
 
     def _moment_of_clearing(self) -> Moment:
         return Moment(self._backwards, self.recorder.sources.find(1, look_for_function=False)[0], "zeroing")
@@ -357,7 +381,12 @@ class Hazards:
         replaced = []
         for tensor in leaves:
             leaf = self._contributions.of(tensor)
-            if leaf is None or tensor.layout is not torch.strided:
+            if tensor.layout is not torch.strided:
+                continue
+            if leaf is None:
+                # No operation was seen to work on the memory that it has now.
+                if self.recorder.memory_number(tensor) is None:
+                    replaced.append(tensor)
                 continue
             memory = tensor.untyped_storage()._cdata
             if memory != leaf.own_memory and leaf.own_memory:
@@ -378,6 +407,7 @@ class Hazards:
             *self._steps.findings(),
             *self._non_finite.findings(),
             *self._leftovers.findings(self._steps.stepping()),
+            *self._unreached.findings(),
             *self._graphs.findings(),
             *self._growth.findings(),
             *self.training_modes.findings(),

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from ..capture.origins import NodeOrigin
+from ..capture.seen import SeenRef
 from ..evidence import TensorRef
 
-__all__ = ["Ledger", "signature"]
+__all__ = ["Ledger", "glance", "signature"]
 
 _TIMES = 2
 _TIMES_FUNCTION = 10
+_MOST_FULL = 100_000
 
 
 def signature(name: str, origin: NodeOrigin | None) -> tuple[Any, ...]:
@@ -39,6 +42,40 @@ def _describe(value: Any) -> Any:
     return type(value).__name__ if isinstance(value, float) else value
 
 
+def glance(node: Any, origin: NodeOrigin | None) -> int | None:
+    """A number that is equal for two nodes only if their :func:`signature` is, and costs a tenth of it; None for other kinds.
+
+    It is read from the tensors themselves, which nobody has to describe for it.
+    """
+    if origin is None or origin.role != "op":
+        return None
+    op = origin.ops[0]
+    try:
+        return hash(
+            (type(node), op.name, _look(op.args), _look(tuple(op.kwargs.items())) if op.kwargs else ())
+        )
+    except TypeError:
+        return None
+
+
+def _look(values: Sequence[Any]) -> tuple[Any, ...]:
+    seen: list[Any] = []
+    for value in values:
+        kind = type(value)
+        if kind is SeenRef:
+            alias = value.alias
+            seen.append((alias.shape, alias.dtype, alias.device, alias.stride(), value.requires_grad))
+        elif kind is float:
+            seen.append("float")
+        elif kind is list or kind is tuple:
+            seen.append(_look(value))
+        elif isinstance(value, TensorRef) or kind is dict:
+            raise TypeError("only what was seen lately is looked at")
+        else:
+            seen.append(value if kind is not bool else str(value))
+    return tuple(seen)
+
+
 class Ledger:
     """Counts verifications by signature; one may be shared by many sessions and threads."""
 
@@ -47,6 +84,19 @@ class Ledger:
         self._times_function = times_function
         self._counts: Counter[int] = Counter()
         self._lock = threading.Lock()
+        self._full: set[int] = set()
+
+    def is_full(self, number: int | None) -> bool:
+        """Whether nodes with this :func:`glance` have all the verifications that they are to get."""
+        return number is not None and number in self._full
+
+    def note_full(self, number: int | None) -> None:
+        """A node with this :func:`glance` was to get none."""
+        if number is not None:
+            with self._lock:
+                if len(self._full) >= _MOST_FULL:
+                    self._full.clear()
+                self._full.add(number)
 
     def take(self, node_signature: tuple[Any, ...], *, function: bool) -> bool:
         """Whether a node with this signature is to be verified now; counts it if so."""
@@ -62,6 +112,7 @@ class Ledger:
         """Undo a :meth:`take` whose verification said nothing."""
         with self._lock:
             self._counts[hash(node_signature)] -= 1
+            self._full.clear()
 
     @property
     def distinct(self) -> int:

@@ -49,12 +49,14 @@ class Leftovers:
             else:
                 self._scans += 1
                 optimized = _all_optimized()
-        roots = self._roots()
+        roots, asleep = self._roots()
         for (tensor, leaf), name in zip(living, self._names.of([t for t, _ in living])):
+            own = tuple(roots.get(id(tensor), ()))
             leaf.facts = Facts(
                 name=name,
                 elements=tensor.numel(),
-                roots=tuple(roots.get(id(tensor), ())),
+                roots=own,
+                training=asleep.isdisjoint(own),
                 parameter=isinstance(tensor, torch.nn.Parameter),
                 held=leaf.stepped or id(tensor) in optimized,
             )
@@ -86,7 +88,8 @@ class Leftovers:
         groups: dict[int, list[Leaf]] = {}
         for leaf in left:
             if id(leaf) not in now_held and leaf.facts is not None:
-                root = next((root for root in leaf.facts.roots if root in trained), 0)
+                alone = leaf.facts.roots[0] if leaf.facts.roots else 0
+                root = next((root for root in leaf.facts.roots if root in trained), alone)
                 groups.setdefault(root, []).append(leaf)
         found = []
         for root, group in groups.items():
@@ -127,26 +130,31 @@ class Leftovers:
             for line, group in by_line.items()
         ]
 
-    def _roots(self) -> dict[int, list[int]]:
-        """Numbers of the models that each parameter is registered in, by ``id``."""
+    def _roots(self) -> tuple[dict[int, list[int]], set[int]]:
+        """Numbers of the models that each parameter is registered in, by ``id``; and of those in evaluation mode."""
         found: dict[int, list[int]] = {}
+        asleep: set[int] = set()
         for root in list(self._modules._roots):
             number = self._numbers.get(root)
             if number is None:
                 number = self._numbers[root] = next(self._next)
+            if not getattr(root, "training", True):
+                asleep.add(number)
             for parameter in root.parameters():
                 found.setdefault(id(parameter), []).append(number)
-        return found
+        return found, asleep
 
 
 def _is_untrained(leaf: Leaf, trained: set[int]) -> bool:
     facts = leaf.facts
     if facts is None or facts.held or leaf.stepped or leaf.by_hand or leaf.backwards < 2:
         return False
-    if facts.roots:
-        return any(root in trained for root in facts.roots)
-    # A layer in a Python list, a parameter in a dictionary: no model knows it. An input that is optimised (an adversarial
-    # example, a picture) is no parameter, is new in every step, or is written to.
+    if any(root in trained for root in facts.roots):
+        return True
+    if facts.roots and not (trained and facts.training):
+        return False  # a network that is only looked through is in evaluation mode, or what is optimised is no network
+    # A layer in a Python list, a parameter in a dictionary: no model knows it, or it is called by itself. An input that is
+    # optimised (an adversarial example, a picture) is no parameter, is new in every step, or is written to.
     last = leaf.last_backward
     beside = leaf.beside + (last is not None and last.stepped)
     return facts.parameter and not leaf.changed and beside >= 2

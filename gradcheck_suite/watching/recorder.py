@@ -14,7 +14,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from ..capture.dynamo import skip_by_dynamo
 from ..capture.modules import ModuleStack
 from ..capture.recorder import Recorder
-from ..capture.traits import any_requires_grad
+from ..capture.seen import SeenRef
+from ..capture.traits import OpTraits, any_requires_grad
 from ..evidence import Location, OpRecord
 from .evaluations import Evaluations
 from .explanations import Cuts
@@ -26,10 +27,16 @@ _MOST_MEMORIES = 2_048
 _MOST_STORAGES = 1_024
 _WRITES_EACH = 4
 _MOST_FLOWS = 512
+_MOST_LINES = 10_000
+_DIFFERENTIABLE = frozenset(
+    dtype
+    for dtype in vars(torch).values()
+    if isinstance(dtype, torch.dtype) and (dtype.is_floating_point or dtype.is_complex)
+)
 _CUTS = {"aten::detach": "detach()", "aten::_local_scalar_dense": "item()"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Write:
     """An operation that wrote into memory: which value of that memory it made, and where."""
 
@@ -107,19 +114,28 @@ class WatchingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch's __
         self._writes: OrderedDict[int, deque[Write]] = OrderedDict()
         self.flow = Flow()
         self.cuts = Cuts()
+        self._lines: dict[
+            tuple[int, str], Location
+        ] = {}  # by id, and the line itself, so that the id stays its own
         self.evaluations = Evaluations()
+        self._tracked = False
         # Of whoever calls autograd's engine: what runs above it on the stack, the backward itself has called.
         self.backward_code: CodeType | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._tracked = False
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if self.broken is None:
-            traits = self._traits.get(func)
+            traits = self._traits.get(id(func))
             try:
-                if traits is not None and (traits.writes or traits.writes_by_name):
+                if traits is not None and traits.effects:
                     if not traits.relooks:
                         self._notice_write(traits, args, kwargs or {})
-                elif self._listener.follows_gradients() and not (traits and "_like" in traits.name):
+                elif (
+                    not self._tracked  # what became a part of the graph works on no gradient by hand
+                    and self._listener.follows_gradients()
+                    and not (traits and "_like" in traits.name)
+                ):
                     self._follow(args, out)
                 if self.evaluations and traits is not None:
                     if torch.is_grad_enabled() and any_requires_grad(args):
@@ -133,29 +149,40 @@ class WatchingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch's __
 
     def _before(self, traits: Any, args: Any, kwargs: Any) -> Any:
         call = super()._before(traits, args, kwargs)
-        location = call.op.location
+        op = call.op
+        location = op.location
         if location is not None and location.function == "forward":
-            self._listener.forward_runs(location, call.op.module)
-        if call.segment is None and not call.before:
-            kind = _CUTS.get(call.op.name) or ("" if call.op.grad_enabled else "gradients are switched off")
-            if kind:
-                self.cuts.note(call.op, kind)
+            self._note_line(location, op.module)
+        if op.grad_enabled:
+            self._tracked = not traits.effects
+            if traits.name in _CUTS and call.segment is None and not call.before:
+                self.cuts.note(op, _CUTS[traits.name])
+        elif call.segment is None and not call.before:
+            self.cuts.note(op, _CUTS.get(op.name) or "gradients are switched off")
         return call
 
     def _after(self, call: Any, out: Any) -> None:
         super()._after(call, out)
-        if isinstance(out, torch.Tensor) and not (out.dtype.is_floating_point or out.dtype.is_complex):
+        if isinstance(out, torch.Tensor) and out.dtype not in _DIFFERENTIABLE:
             self.cuts.note(
                 call.op, f"{call.op.name.removeprefix('aten::').partition('.')[0]} makes whole numbers"
             )
         # Taken when the operation has returned: only then is complete what it saved.
+        exposed = self.values._exposed
         for tensor, ref in call.inputs:
-            if (not ref.requires_grad or self.values.is_exposed(ref.storage)) and is_foreign(tensor):
+            if (not ref.requires_grad or ref.storage in exposed) and is_foreign(tensor):
                 self.values.set_aside(ref.storage, ref.source)
 
     def _note_unsaved(self, node: Any, ref: Any, op: OpRecord) -> None:
         saved = results_saved(node, op.name)
-        if saved is not None and not any(made is ref for made in map(op.outputs.__getitem__, saved)):
+        if saved is None:
+            return
+        for position in saved:
+            if op.outputs[position] is ref:
+                return
+        if type(ref) is SeenRef:
+            ref.unsaved = True
+        elif not ref.source.shared:
             ref.source.unsaved = True
 
     def expose(self, tensor: torch.Tensor) -> None:
@@ -172,11 +199,46 @@ class WatchingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch's __
     def _runs_a_forward_again(self) -> bool:
         return self.sources.runs_function_above(self.backward_code, 3)
 
-    def _matters(self, args: Any, kwargs: Any) -> bool:
+    def _matters(self, traits: OpTraits, args: Any, kwargs: Any) -> bool:
+        grad_enabled = torch.is_grad_enabled()
         # Nothing that an optimizer does outside a closure's forward can become part of a graph.
-        if self._listener.in_step() and not torch.is_grad_enabled():
+        if not grad_enabled and self._listener.in_step():
             return False
-        return super()._matters(args, kwargs)
+        tracked = any_requires_grad(args) or bool(kwargs and any_requires_grad(kwargs.values()))
+        if grad_enabled:
+            if traits.creates:
+                return False
+            if not tracked or traits.name != "aten::detach" or not torch._C._is_fwd_grad_enabled():
+                return tracked
+            kind = "detach()"
+        else:
+            # After a forward that returns its own input, ``apply`` makes a view of that.
+            in_apply = not torch._C._is_fwd_grad_enabled()
+            if self.sources.function(2) is not None or (tracked and (traits.effects or in_apply)):
+                return True
+            if not tracked:
+                return False
+            kind = "gradients are switched off"
+        # It makes no node, outside any custom Function; where it ran may matter still.
+        self._note_cut(kind)
+        return False
+
+    def _note_cut(self, kind: str) -> None:
+        location, _ = self.sources.find(3, look_for_function=False)
+        if location is not None:
+            path = self._module()
+            if location.function == "forward":
+                self._note_line(location, path)
+            op = OpRecord(self._operation_count, "", (), {}, (), (), location, path, None, False)
+            self.cuts.note(op, kind)
+
+    def _note_line(self, location: Location, path: str) -> None:
+        """Tell the listener about a line of a ``forward``, once."""
+        key = (id(location), path)
+        if self._lines.get(key) is not location:
+            if len(self._lines) < _MOST_LINES:
+                self._lines[key] = location
+            self._listener.forward_runs(location, path)
 
     def first_write_after(self, storage: int, epoch: int) -> Write | None:
         """The first known write to memory number ``storage`` that made a later value than ``epoch``."""

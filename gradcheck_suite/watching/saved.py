@@ -15,6 +15,7 @@ import torch
 from torch.autograd.function import BackwardCFunction
 
 from ..capture.origins import NodeOrigin
+from ..capture.seen import SeenRef
 from ..capture.traits import tensors_of
 from ..capture.values import CopyOnWrite, TensorValue
 from ..evidence import Array, Location, TensorRef
@@ -60,6 +61,7 @@ class Copies(CopyOnWrite):
         alias = value.tensor
         if alias.numel() * alias.element_size() <= _MOST_BYTES:
             value.tensor = alias.clone()
+            value.geometry = None  # a later operation may be given something else
             self._copied.setdefault(storage, []).append(weakref.ref(value))
 
     def is_exposed(self, storage: int) -> bool:
@@ -88,11 +90,7 @@ class Copies(CopyOnWrite):
 
 def is_foreign(tensor: torch.Tensor) -> bool:
     """Whether a tensor's memory belongs to, or is shared with, NumPy or whoever else made it."""
-    return (
-        tensor.layout is torch.strided
-        and tensor.device.type == "cpu"
-        and not tensor.untyped_storage().resizable()
-    )
+    return tensor.is_cpu and tensor.layout is torch.strided and not tensor.untyped_storage().resizable()
 
 
 def saved_tensors(node: Any) -> Iterator[torch.Tensor]:
@@ -178,14 +176,25 @@ def release(origin: NodeOrigin) -> None:
     """Let go of what a node's operations worked on; what they were called, made and where they ran stays known."""
     for op in origin.ops:
         op.args, op.kwargs, op.written = (), {}, ()
-        for ref in refs_of(op.outputs):
-            ref.source = _RELEASED
-    origin.arguments, origin.returned = None, []
-    origin.base_before = origin.base_after = origin.view = None
+        for ref in op.outputs:
+            if type(ref) is SeenRef:
+                ref.let_go(_RELEASED)
+            elif isinstance(ref, TensorRef | list | tuple):
+                for inner in refs_of((ref,)):
+                    if type(inner) is SeenRef:
+                        inner.let_go(_RELEASED)
+                    else:
+                        inner.source = _RELEASED
+    if origin.role != "op":
+        origin.arguments, origin.returned = None, []
+        origin.base_before = origin.base_after = origin.view = None
 
 
 def is_released(origin: NodeOrigin) -> bool:
     """Whether :func:`release` was called for it."""
+    first = origin.ops[0].outputs if origin.ops else ()
+    if len(first) == 1 and type(first[0]) is SeenRef:
+        return first[0].alias is None
     return any(ref.source is _RELEASED for op in origin.ops[:1] for ref in refs_of(op.outputs))
 
 

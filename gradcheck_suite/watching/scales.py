@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
-from ..evidence import Location
+from ..evidence import ArraySource, Location
 from ..rules.exploding_gradient import ExplodingGradient
 from ..rules.vanishing_gradient import VanishingGradient
 from .collector import Collector
 from .graphs import Graphs
 from .names import Names
+from .stretches import AccumulateGrad
 
-__all__ = ["Scales"]
+__all__ = ["Scales", "largest"]
 
 _FEWEST_LAYERS = 8
 _ORDERS = 5.0
@@ -80,7 +81,7 @@ class Scales:
         first: dict[int, tuple[int, torch.Tensor]] = {}
         for node in nodes:
             for parent, _ in node.next_functions:
-                if parent is None or type(parent).__name__ != "AccumulateGrad":
+                if parent is None or type(parent) is not AccumulateGrad:
                     continue
                 weight = parent.variable
                 operation = self._graphs.operation(node)
@@ -108,3 +109,11 @@ def _activation(nodes: Sequence[Any]) -> str:
     kinds = Counter(type(node).__name__ for node in nodes)
     found = [(kinds[f"{name}Backward0"], name) for name in _ACTIVATIONS if kinds[f"{name}Backward0"] > 1]
     return max(found)[1].lower() if found else ""
+
+
+def largest(gradient: ArraySource | None) -> float:
+    """The largest magnitude among the elements that are finite."""
+    if gradient is None:
+        return 0.0
+    magnitudes = np.abs(gradient.array())
+    return float(np.max(magnitudes, initial=0.0, where=np.isfinite(magnitudes)))

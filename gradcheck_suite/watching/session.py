@@ -8,18 +8,17 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
 
 from .. import report as _formats  # announces the output formats to Report.save and str(report)
 from .._version import __version__
 from ..assembly import collect_unverified, merge, node_findings, split_hooked, sum_findings
-from ..capture.graph import GraphRecording
+from ..capture.graph import GraphRecording, walk
 from ..capture.hooks import noting_tensor_hooks
 from ..capture.modules import ModuleStack
 from ..capture.origins import UnrecordableError
@@ -42,14 +41,17 @@ from ..rules.unverified import Unverified as UnverifiedRule
 from ..witnesses.engine import EdgeOutcomes, check_node, is_vacuous, worst
 from ..witnesses.fallback import fallback_for
 from ..witnesses.sums import check_sums
+from .compilers import is_traced
 from .doors import innermost, missing_doors, open_doors
 from .hazards import Hazards, Observation
-from .ledger import Ledger, signature
+from .ledger import Ledger, glance, signature
 from .names import Names
 from .recorder import WatchingRecorder
 from .saved import is_released
+from .scales import largest
 from .silent import Suspect
-from .stretches import out_of_the_way
+from .stretches import AccumulateGrad, Apart, run_unseen
+from .traced import RUN_BY_TORCHSCRIPT, letting_torchscript_through, traced_nodes
 
 __all__ = ["Session", "watch"]
 
@@ -190,9 +192,16 @@ class Session:
         kwargs: dict[str, Any],
     ) -> Any:
         """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
+        __tracebackhide__ = True
         if torch._C._functorch.peek_interpreter_stack() is not None:
             # vmap and friends hand over wrapped tensors, which stand for many or for none.
             self._unverified["a backward", "it runs inside a torch.func transform"] += 1
+            return original(outputs, *args, **kwargs)
+        if args and args[0] and any(map(_is_batched, args[0])):
+            self._unverified["a backward", "it runs with many cotangents at once (is_grads_batched)"] += 1
+            return original(outputs, *args, **kwargs)
+        if is_traced():
+            self._unverified["a backward", "it runs while a graph is made of it, or without data"] += 1
             return original(outputs, *args, **kwargs)
         return self._backward(original, outputs, args, kwargs)
 
@@ -200,18 +209,24 @@ class Session:
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
-        with self._guarded():
+        try:
             self._hazards.before_step(optimizer, args, kwargs)
+        except Exception:  # a watched program must not fail because its watcher did
+            self._fault()
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
-        with self._guarded():
+        try:
             self._hazards.after_step(optimizer)
+        except Exception:  # likewise
+            self._fault()
 
     def zeroing(self, owner: Any) -> Callable[[], None] | None:
         """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
-        with self._guarded():
+        try:
             return self._hazards.zeroing(owner)
+        except Exception:  # likewise
+            self._fault()
         return None
 
     def refused(self, outputs: Sequence[Any], error: BaseException) -> None:
@@ -221,8 +236,13 @@ class Session:
 
     def switching(self, enabled: bool) -> None:
         """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
-        with self._guarded():
-            self._hazards.modes.switching(enabled)
+        if self._looking:
+            return
+        try:
+            if not self._hazards.switched_unseen():
+                self._hazards.modes.switching(enabled)
+        except Exception:  # likewise
+            self._fault()
 
     def inference(self, entered: bool) -> None:
         """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
@@ -257,9 +277,13 @@ class Session:
         try:
             yield
         except Exception:
-            self._hazards.give_up()
-            self.internal_errors.append(traceback.format_exc())
+            self._fault()
         self._own_seconds += time.perf_counter() - began
+
+    def _fault(self) -> None:
+        """One of our own is being handled."""
+        self._hazards.give_up()
+        self.internal_errors.append(traceback.format_exc())
 
     # -- a backward ----------------------------------------------------------------------------------------------
 
@@ -270,6 +294,7 @@ class Session:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
+        __tracebackhide__ = True
         recorder = self._recorder
         assert recorder is not None
         self._counts["backwards"] += 1
@@ -289,9 +314,10 @@ class Session:
             to_judge = bool(suspects) and self._hazards.silent.wants(suspects)
             if recorder.broken is None and (self._verify or to_judge):
                 if all(isinstance(output, torch.Tensor) for output in outputs):
-                    graph = GraphRecording(recorder, outputs)
-                    plan = self._plan(recorder, graph, suspects) if self._verify else {}
+                    nodes = walk([o.grad_fn for o in outputs]) if observation is None else observation.nodes
+                    plan = self._plan(recorder, nodes, suspects) if self._verify else {}
                     observed = bool(plan) or to_judge
+                    graph = GraphRecording(recorder, outputs) if observed else None
                 else:
                     self._unverified["a backward", "it starts from graph edges, not from tensors"] += 1
             unseen = (
@@ -301,15 +327,19 @@ class Session:
                 and self._hazards.is_undisturbed(observation)
             )
         except Exception:  # a watched program must not fail because its watcher did
-            self._hazards.give_up()
-            self.internal_errors.append(traceback.format_exc())
+            self._fault()
             graph = None
         self._own_seconds += time.perf_counter() - began
         given = (args[0] if args else None) or ()
-        observing = recorder.backward_phase() if graph is None or not observed else graph.observing(given)
         try:
-            with observing, out_of_the_way(recorder) if unseen else nullcontext():
-                result = original(outputs, *args, **kwargs)
+            if unseen:
+                result = run_unseen(recorder, original, outputs, args, kwargs)
+            else:
+                with (
+                    recorder.backward_phase() if graph is None else graph.observing(given),
+                    letting_torchscript_through(() if observation is None else observation.nodes),
+                ):
+                    result = original(outputs, *args, **kwargs)
         except BaseException as error:
             self._ended(observation, error)
             raise
@@ -317,7 +347,7 @@ class Session:
         began = time.perf_counter()
         self._looking = True
         try:
-            with _disable_current_modes(), torch.no_grad():
+            with Apart(recorder):
                 given = args[0] if args else None
                 targets = args[3] if len(args) > 3 and args[3] else None
                 trace: Trace | None = None
@@ -334,30 +364,42 @@ class Session:
         finally:
             self._looking = False
         if observation is not None:
-            with self._guarded():
+            try:
                 self._hazards.release(observation)
+            except Exception:  # likewise
+                self._fault()
         self._own_seconds += time.perf_counter() - began
         return result
 
     def _ended(self, observation: Observation | None, error: BaseException | None) -> None:
         if observation is not None:
-            with self._guarded():
+            try:
                 self._hazards.after_backward(observation, error)
+            except Exception:  # likewise
+                self._fault()
 
     def _plan(
-        self, recorder: Recorder, graph: GraphRecording, suspects: Mapping[int, Suspect]
+        self, recorder: Recorder, nodes: Sequence[Any], suspects: Mapping[int, Suspect]
     ) -> dict[int, tuple[Any, ...]]:
         """The nodes to verify in this backward, with their signatures."""
         plan: dict[int, tuple[Any, ...]] = {}
-        for key, node in graph.by_key.items():
-            if key < 0 or key in suspects:
+        by_key = {recorder.node_key(node): node for node in nodes if type(node) is not AccumulateGrad}
+        traced = traced_nodes(recorder, by_key)
+        for name in dict.fromkeys(traced.values()):
+            self._unverified[name, RUN_BY_TORCHSCRIPT] += 1
+        for key, node in by_key.items():
+            if key in suspects or key in traced:
                 continue
             origin = recorder.origin_of(node)
             if origin is not None and is_released(origin):
                 continue  # it was verified when an earlier backward freed it
+            if self._ledger.is_full(number := glance(node, origin)):
+                continue
             mark = signature(node.name(), origin)
             if self._ledger.take(mark, function=origin is not None and origin.role == "function"):
                 plan[key] = mark
+            else:
+                self._ledger.note_full(number)
         return plan
 
     def _look_at(
@@ -425,6 +467,8 @@ class Session:
             key: checked[key][1] if key in checked else dict.fromkeys(range(len(node.edges)), Outcome.AGREE)
             for key, node in trace.nodes.items()
         }
+        for key in traced_nodes(recorder, graph.by_key):
+            edges_of[key] = dict.fromkeys(edges_of[key], Outcome.INCONCLUSIVE)
         for key in wrong:
             edges_of[key] = dict.fromkeys(edges_of[key], Outcome.DISAGREE)
         everywhere = {**sums, **at_hooks}
@@ -464,7 +508,7 @@ class Session:
                 dtype=str(tensor.dtype).removeprefix("torch."),
                 outcome=outcome if before is None else worst([outcome, before.outcome]),
                 testimonies=() if at_leaf is None else (at_leaf,),
-                scale=max(0.0 if before is None else before.scale, _scale(arrived_at.get(name))),
+                scale=max(0.0 if before is None else before.scale, largest(arrived_at.get(name))),
                 nodes=arrived[key].nodes,
             )
 
@@ -512,9 +556,5 @@ class Session:
         )
 
 
-def _scale(gradient: ArraySource | None) -> float:
-    """The largest magnitude among the elements that are finite."""
-    if gradient is None:
-        return 0.0
-    magnitudes = np.abs(gradient.array())
-    return float(np.max(magnitudes, initial=0.0, where=np.isfinite(magnitudes)))
+def _is_batched(given: Any) -> bool:
+    return isinstance(given, torch.Tensor) and torch._C._functorch.is_legacy_batchedtensor(given)

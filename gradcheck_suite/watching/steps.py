@@ -115,6 +115,7 @@ class Steps:
                 running.none_at_all = running.none_at_all and tensor.grad is None
                 running.had_gradient = running.had_gradient or tensor.grad is not None
                 continue
+            self._contributions.locate(leaf, tensor)
             running.none_at_all = running.none_at_all and tensor.grad is None
             known_empty = tensor.grad is None or (leaf.zeroed and leaf.fresh is None)
             running.had_gradient = running.had_gradient or not known_empty
@@ -127,19 +128,21 @@ class Steps:
             return
         self._running = None
         stale: list[tuple[torch.Tensor, Leaf]] = []
+        leaves: list[Leaf] = []
         for tensor in _parameters(running.optimizers):
             leaf = self._contributions.of(tensor)
             if leaf is None:
                 continue
-            running.had_gradient = running.had_gradient or leaf.fresh is not None
+            leaves.append(leaf)
+            running.had_gradient = running.had_gradient or leaf.waiting is not None
             # A step that wrote nothing (it skips, it collects) has used nothing.
             if id(leaf) in running.written:
-                if leaf.fresh is not None and leaf.used is not None:
+                if leaf.waiting is not None and leaf.used is not None:
                     stale.append((tensor, leaf))
                 leaf.use(running.moment)
         if stale:
             self._report_stale(running.moment, stale)
-        self._note(optimizer, running)
+        self._note(optimizer, running, leaves)
 
     def update_by_hand(self, leaf: Leaf, tensor: torch.Tensor, location: Location | None) -> None:
         """A parameter was changed, outside any optimizer, by what was computed from its gradient."""
@@ -252,7 +255,7 @@ class Steps:
             )
             self._by_hand[moment.location] = ([weakref.ref(tensor)], moment, finding)
 
-    def _note(self, optimizer: torch.optim.Optimizer, running: _Running) -> None:
+    def _note(self, optimizer: torch.optim.Optimizer, running: _Running, leaves: Iterable[Leaf]) -> None:
         known = self._optimizers.get(id(optimizer))
         if known is None or known.optimizer() is not optimizer:
             if len(self._optimizers) >= _MOST_OPTIMIZERS:
@@ -261,11 +264,9 @@ class Steps:
                 weakref.ref(optimizer), type(optimizer).__name__
             )
         lost, running.lost = running.lost, None
-        for tensor in _parameters(running.optimizers):
-            leaf = self._contributions.of(tensor)
-            if leaf is not None:
-                leaf.lost = None
-                leaf.note_step()
+        for leaf in leaves:
+            leaf.lost = None
+            leaf.note_step()
         if running.had_gradient:
             known.had_gradient = True
             known.cleared, known.empty = None, []

@@ -10,19 +10,22 @@ from __future__ import annotations
 import inspect
 import os
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch._C import _get_dispatch_stack_at, _len_torch_dispatch_stack
 from torch.autograd.function import BackwardCFunction
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack, _pop_mode, _push_mode
+from torch.utils._python_dispatch import _disable_current_modes, _pop_mode, _push_mode
 
+from ..capture.identity import _storage_address
 from ..evidence import Location
 from .recorder import WatchingRecorder
 
-__all__ = ["KnownSteps", "is_undisturbed", "out_of_the_way"]
+__all__ = ["AccumulateGrad", "Apart", "KnownSteps", "is_undisturbed", "run_unseen"]
+
+AccumulateGrad: Any = torch._C._functions.AccumulateGrad
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 # Their steps write to parameters and to their own state, and leave gradients as they are.
@@ -35,6 +38,7 @@ _OPTIMIZERS: tuple[type, ...] = (
 )
 _OTHERWISE = ("maximize", "differentiable", "capturable")
 _runs_python: dict[type, bool] = {}
+_own_steps: dict[int, Any] = {}  # a few functions of torch's, by id
 
 
 def is_undisturbed(nodes: Sequence[Any], recorder: WatchingRecorder) -> bool:
@@ -46,6 +50,10 @@ def is_undisturbed(nodes: Sequence[Any], recorder: WatchingRecorder) -> bool:
     live, storages = recorder.values._live, recorder._storages
     for node in nodes:
         kind = type(node)
+        if kind is AccumulateGrad:
+            if not _adds_unseen(node.variable, live, storages):
+                return False
+            continue
         python = _runs_python.get(kind)
         if python is None:
             # CppFunction is what a C++ extension makes; what it writes is not known.
@@ -53,50 +61,82 @@ def is_undisturbed(nodes: Sequence[Any], recorder: WatchingRecorder) -> bool:
             _runs_python[kind] = python
         if python:
             return False
-        if kind.__name__ != "AccumulateGrad":
-            if mark not in node.metadata:
-                return False  # made before the session: hooks on it or on its saved tensors went unseen
-            continue
-        variable = node.variable
-        if variable._backward_hooks or variable._post_accumulate_grad_hooks:
-            return False
-        grad = variable.grad
-        if grad is None:
-            continue
-        if grad.layout is not torch.strided:
-            return False
-        # What is added to a gradient that some operation has worked on has to be seen.
-        number = storages.get(grad.untyped_storage()._cdata)
-        if number in live and any(reference() is not None for reference in live[number]):
-            return False
+        known = node.metadata.get(mark)
+        if known is None or known[1] is None:
+            return False  # made before the session: hooks on it or on its saved tensors went unseen
     return True
 
 
-@contextmanager
-def out_of_the_way(recorder: WatchingRecorder) -> Iterator[None]:
-    """While it lasts, the recorder sees nothing and costs nothing; unless another mode was entered after it."""
-    if _step_aside(recorder) is None:
-        yield
-        return
-    depth = len(_get_current_dispatch_mode_stack())
+def _adds_unseen(variable: torch.Tensor, live: dict[int, Any], storages: dict[int, int]) -> bool:
+    """Whether nothing can come of it that a leaf's gradient grows unseen."""
+    if variable._backward_hooks or variable._post_accumulate_grad_hooks:
+        return False
+    grad = variable.grad
+    if grad is None:
+        return True
+    if grad.layout is not torch.strided:
+        return False
+    # What is added to a gradient that some operation has worked on has to be seen.
+    number = storages.get(grad.untyped_storage()._cdata)
+    return number not in live or all(reference() is None for reference in live[number])
+
+
+def run_unseen(
+    recorder: WatchingRecorder,
+    original: Callable[..., Any],
+    outputs: Sequence[Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Run an undisturbed backward: the recorder sees nothing and costs nothing, unless another mode was entered after it."""
+    before = recorder._in_backward
+    recorder._in_backward = True
+    depth = _step_aside(recorder)
     try:
-        yield
+        return original(outputs, *args, **kwargs)
     finally:
-        _come_back(recorder, depth)
+        if depth is not None:
+            _come_back(recorder, depth)
+        recorder._in_backward = before
+
+
+class Apart:
+    """While it lasts, what runs is the session's own: the recorder sees nothing, and nothing becomes part of a graph."""
+
+    __slots__ = ("_depth", "_enabled", "_modes", "_recorder")
+
+    def __init__(self, recorder: WatchingRecorder) -> None:
+        self._recorder = recorder
+        self._modes: Any = None
+
+    def __enter__(self) -> None:
+        self._depth = _step_aside(self._recorder) if _len_torch_dispatch_stack() == 1 else None
+        if self._depth is None:
+            self._modes = _disable_current_modes()
+            self._modes.__enter__()
+        self._enabled = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        torch._C._set_grad_enabled(self._enabled)
+        if self._depth is not None:
+            _come_back(self._recorder, self._depth)
+        else:
+            self._modes.__exit__(kind, error, trace)
 
 
 def _step_aside(recorder: WatchingRecorder) -> int | None:
     """Take the recorder off the stack of modes if it is the innermost one; returns the depth at which it was."""
-    modes = _get_current_dispatch_mode_stack()
-    if not modes or modes[-1] is not recorder:
+    depth = _len_torch_dispatch_stack() - 1
+    if depth < 0 or _get_dispatch_stack_at(depth) is not recorder:
         return None
     _pop_mode()
-    return len(modes) - 1
+    return depth
 
 
 def _come_back(recorder: WatchingRecorder, depth: int) -> None:
     """Put it back where it was, below what was entered meanwhile."""
-    later = [_pop_mode() for _ in range(len(_get_current_dispatch_mode_stack()) - depth)]
+    later = [_pop_mode() for _ in range(_len_torch_dispatch_stack() - depth)]
     _push_mode(recorder)
     for mode in reversed(later):
         _push_mode(mode)
@@ -118,16 +158,19 @@ class KnownSteps:
         self._operations = weakref.WeakKeyDictionary()
         self._depth: int | None = None
         self._running: Any = None
+        self._unseen = False
+        self._switches = 0
         self._before: list[tuple[torch.Tensor, int]] = []
         self._epochs: dict[int, int] = {}
 
     def begin(self, optimizer: torch.optim.Optimizer, *, closure: bool) -> None:
         """A step begins, outside any other."""
         self.recover()
+        self._running, self._unseen, self._switches, self._before = None, False, 0, []
         if closure or not _is_known(optimizer):
             return
         recorder = self._recorder
-        written = list(_written_by(optimizer))
+        written = _written_by(optimizer)
         self._running = weakref.ref(optimizer)
         if optimizer not in self._operations:
             numbers = (recorder.memory_number(tensor) for tensor, _ in written)
@@ -138,11 +181,17 @@ class KnownSteps:
         self._depth = _step_aside(recorder)
         if self._depth is None:
             return
-        self._before = written
+        self._unseen, self._before = True, written
+        storages, live = recorder._storages, recorder.values._live
         for tensor, _ in written:
-            number = recorder.memory_number(tensor)
-            if number is not None:
+            number = storages.get(_storage_address(tensor))
+            if number is not None and number in live:
                 recorder.values.before_write(number)
+
+    @property
+    def unseen(self) -> bool:
+        """Whether a step runs now that nobody looks at."""
+        return self._depth is not None
 
     def end(self, optimizer: torch.optim.Optimizer, *, step: Location | None) -> None:
         """It has ended.
@@ -155,7 +204,7 @@ class KnownSteps:
             return
         self._running = None
         recorder = self._recorder
-        if self._depth is None:
+        if not self._unseen:
             seen: dict[int | str, str] = {}
             for storage, epoch in self._epochs.items():
                 write = recorder.first_write_after(storage, epoch)
@@ -166,16 +215,32 @@ class KnownSteps:
                 self._operations[optimizer] = seen
             self._epochs = {}
             return
-        before = self._before
         self.recover()
+        self._tell(optimizer, step)
+
+    def switched(self, step: Location | None) -> None:
+        """Grad mode is set while nobody looks: by what torch wraps around a step, as it begins and as it ends or raises."""
+        self._switches += 1
+        optimizer = None if self._running is None else self._running()
+        if self._switches == 2 and optimizer is not None:
+            self.recover()
+            self._tell(optimizer, step)
+
+    def _tell(self, optimizer: torch.optim.Optimizer, step: Location | None) -> None:
+        """Say once what the step has written."""
+        before, self._before = self._before, []
         operations = self._operations[optimizer]
+        anything = operations[""]
+        # Fused kernels leave versions as they are.
+        fused = anything.startswith("aten::_fused_")
+        recorder = self._recorder
+        storages = recorder._storages
         for tensor, version in before:
-            memory = tensor.untyped_storage()._cdata
-            number = recorder._storages.get(memory)
-            operation = operations.get("" if number is None else number) or operations[""]
-            # Fused kernels leave versions as they are.
-            if tensor._version == version and not operation.startswith("aten::_fused_"):
+            if tensor._version == version and not fused:
                 continue
+            memory = _storage_address(tensor)
+            number = storages.get(memory)
+            operation = anything if number is None else operations.get(number) or anything
             if number is not None:
                 recorder.note_write(number, operation, step)
             self._wrote(operation.partition(".")[0], tensor, memory)
@@ -183,7 +248,6 @@ class KnownSteps:
     def recover(self) -> None:
         """The recorder comes back, also from a step that has raised."""
         depth, self._depth = self._depth, None
-        self._before = []
         if depth is not None:
             _come_back(self._recorder, depth)
 
@@ -198,18 +262,32 @@ def _is_known(optimizer: torch.optim.Optimizer) -> bool:
         and len(_global_optimizer_pre_hooks) == len(_global_optimizer_post_hooks) == 1
         and not hasattr(optimizer, "grad_scale")
         and not any(group.get(name) for group in optimizer.param_groups for name in _OTHERWISE)
-        and inspect.unwrap(kind.step).__code__.co_filename.startswith(_TORCH)
+        and _is_own_step(kind.step)
     )
 
 
-def _written_by(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.Tensor, int]]:
+def _is_own_step(step: Any) -> bool:
+    """Whether a class's ``step`` is torch's own, rather than what somebody has put in its place."""
+    if _own_steps.get(id(step)) is step:
+        return True
+    if inspect.unwrap(step).__code__.co_filename.startswith(_TORCH):
+        _own_steps[id(step)] = step
+        return True
+    return False
+
+
+def _written_by(optimizer: torch.optim.Optimizer) -> list[tuple[torch.Tensor, int]]:
     """What a step may write to, with its version: parameters that have a gradient, and what is kept about them."""
+    written: list[tuple[torch.Tensor, int]] = []
+    state = optimizer.state
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter.grad is None or parameter.layout is not torch.strided:
                 continue
-            yield parameter, parameter._version
-            if parameter in optimizer.state:
-                for kept in optimizer.state[parameter].values():
-                    if isinstance(kept, torch.Tensor) and kept.layout is torch.strided:
-                        yield kept, kept._version
+            written.append((parameter, parameter._version))
+            kept = state.get(parameter)
+            if kept:
+                for tensor in kept.values():
+                    if isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided:
+                        written.append((tensor, tensor._version))
+    return written

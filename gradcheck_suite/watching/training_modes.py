@@ -71,7 +71,7 @@ class TrainingModes:
         roots = [module for module in self._modules._roots if self._is_trained(module, optimizer)]
         if not roots:
             return
-        asleep = all(not module.training for module in roots)
+        asleep = all(not getattr(module, "training", True) for module in roots)  # TorchScript's may lack it
         for module in roots:
             root = self._root(module)
             root.trained = True

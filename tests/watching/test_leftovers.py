@@ -70,6 +70,45 @@ def test_the_model_may_be_gone_and_nothing_of_it_is_kept() -> None:
     assert finding.evidence["parameters"][:2] == ["0.weight", "0.bias"]
 
 
+def a_head_of_its_own() -> None:
+    body, head = nn.Linear(3, 3), nn.Linear(3, 1)
+    train(body, loss=lambda m: head(m(torch.randn(4, 3))).pow(2).mean())
+
+
+def a_layer_in_a_dictionary() -> None:
+    layers, head = {"one": nn.Linear(3, 3)}, nn.Linear(3, 1)
+    train(head, loss=lambda m: m(layers["one"](torch.randn(4, 3))).pow(2).mean())
+
+
+def a_layer_that_came_later() -> None:
+    layers, head = nn.ModuleList([nn.Linear(3, 3)]), nn.Linear(3, 1)
+    optimizer = torch.optim.SGD([*layers.parameters(), *head.parameters()], lr=0.1)
+    layers.append(nn.Linear(3, 3))
+    for _ in range(4):
+        x = torch.randn(4, 3)
+        for layer in layers:
+            x = layer(x).tanh()
+        optimizer.zero_grad()
+        head(x).pow(2).mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("loop", [a_head_of_its_own, a_layer_in_a_dictionary, a_layer_that_came_later])
+def test_a_layer_that_is_called_by_itself_is_found_beside_those_that_are_trained(loop: Any) -> None:
+    torch.manual_seed(0)
+    with watch(verify=False) as session:
+        loop()
+    (finding,) = told(session)
+    assert finding.code == "GC503"
+    assert len(finding.evidence["parameters"]) == 2
+    assert "no module that was called" not in finding.message
+
+
+def a_network_that_judges() -> None:
+    judge = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    train(nn.Linear(3, 3), loss=lambda m: judge(m(torch.randn(4, 3))).pow(2).mean())
+
+
 def frozen_features() -> None:
     features, head = nn.Linear(3, 3), nn.Linear(3, 1)
     features.requires_grad_(False)
@@ -166,6 +205,7 @@ def cleared_at_the_end() -> None:
 @pytest.mark.parametrize(
     "innocent",
     [
+        a_network_that_judges,
         frozen_features,
         features_that_are_only_looked_through,
         moving_target,

@@ -236,16 +236,21 @@ def test_no_tensor_lives_longer_than_autograd_keeps_it(verify: bool) -> None:
 
 
 @pytest.mark.slow
-def test_ten_thousand_iterations_are_one_finding() -> None:
+def test_ten_thousand_iterations_are_one_finding_and_bounded_memory() -> None:
     model = nn.Linear(3, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    objects = []
     with watch(verify=False) as session:
-        for _ in range(10_000):
+        for number in range(10_000):
             optimizer.zero_grad()
             hidden = model(torch.randn(2, 3)).exp()
             hidden.data.mul_(0.5)
             hidden.sum().backward()
             optimizer.step()
+            if number in (3_999, 9_999):
+                gc.collect()
+                objects.append(len(gc.get_objects()))
+    assert objects[1] - objects[0] < 500, "what is kept grows with the loop"
     (finding,) = loud(session)
     assert (finding.code, finding.count) == ("GC202", 10_000)
     assert (finding.evidence["first"], finding.evidence["last"]) == (1, 10_000)

@@ -17,6 +17,7 @@ from gradcheck_suite.watching import Ledger
 from .registry import TUTORIALS
 
 for _field in (
+    "changed_inputs",
     "distributed",
     "frameworks",
     "generative",
@@ -27,7 +28,10 @@ for _field in (
     "performance",
     "reinforcement",
     "sequences",
+    "several_gradients",
     "uncommon",
+    "unusual_models",
+    "unusual_steps",
     "vision",
 ):
     importlib.import_module(f"{__package__}.{_field}")
@@ -86,17 +90,26 @@ def test_there_are_enough():
 
 ZEROES_BY_ITSELF = {
     "fgsm",  # no parameter is stepped
+    "flat_buffer",  # the buffer is zeroed
+    "functional_curvature",  # .grad is assigned
     "functional_training",
     "learning_pytorch_with_examples",
     "optimizer_in_backward",
     "per_sample_gradients",  # .grad is assigned
     "saliency_in_eval_mode",
     "second_order",
+    "universal_perturbation",
     "ways_to_zero",
 }
 """Loops in which ``zero_grad`` is not called, or makes no difference."""
 
 MISSED = {
+    "driven_by_scipy": "between the gradient and the update lies SciPy",
+    "error_feedback": "what is added to the gradient was computed from gradients, as what takes the old one off",
+    "gradient_surgery": "every step uses a gradient that was assigned",
+    "gradients_handed_over": "the gradients were made by another model's backward",
+    "replaced_gradients": "every step uses a gradient that was assigned",
+    "variance_reduction": "what is added to the gradient was computed from gradients, as what takes the old one off",
     "nested_sessions": "what an inner session has seen, the outer has not",
 }
 
