@@ -43,8 +43,9 @@ from .witnesses.engine import EdgeOutcomes
 from .witnesses.finite_difference import FiniteDifferenceResult
 from .witnesses.kinks import nonsmooth_points
 from .witnesses.replay import ReplayTestimony
+from .witnesses.sums import CHECKPOINT, MODULE_HOOK
 from .witnesses.torch_reverse import ReverseRun
-from .wording import relative_path
+from .wording import listing, relative_path
 
 __all__ = ["assemble", "collect_unverified", "merge", "node_findings", "split_hooked", "sum_findings"]
 
@@ -74,7 +75,9 @@ def assemble(
     edges = {key: outcomes for key, (_, outcomes) in checked.items()}
     plain_sums, hooked = split_hooked(sums, run.hooked)
     arrived = arrivals(trace, edges, {**plain_sums, **hooked})
-    gradients = _gradient_verdicts(run, parameters, arrived, {**plain_sums, **hooked}, replay, difference)
+    gradients = _gradient_verdicts(
+        run, parameters, arrived, {**plain_sums, **hooked}, replay, difference, checked
+    )
     findings = [
         *node_findings(trace, checked),
         *sum_findings(trace, plain_sums, run.recorder.backward_writes),
@@ -94,7 +97,12 @@ def assemble(
     findings.extend(repetition)
     unverified = collect_unverified(checked, hooked, replay)
     # A hook that changes a gradient on purpose, or a node already found wrong, explains a difference of the whole.
-    if not has_errors(findings) and not any(t.outcome is not Outcome.AGREE for t in hooked.values()):
+    unsteady = [f for s in supplements for f in s.findings if f.evidence.get("kind") in _UNSTEADY]
+    if (
+        not has_errors([*findings, *unsteady])
+        and not any(t.outcome is not Outcome.AGREE for t in hooked.values())
+        and not _changed_by_module_hooks(checked, plain_sums)
+    ):
         findings.extend(difference_findings(difference, trace, unverified))
     unverified.extend(
         Unverified(t.subject, f"finite differences: {t.reason}")
@@ -107,7 +115,7 @@ def assemble(
     further = {g.name: g for supplement in supplements for g in supplement.gradients}
     unseen = [name for name in run.inner if name not in further]
     if unseen:
-        reason = "re-entrant checkpointing computes it in a backward of its own, which was not recorded"
+        reason = f"{_inner_backward(trace)} computes it in a backward of its own, which was not recorded"
         unverified.append(Unverified(f"gradient of {', '.join(unseen[:4])}", reason, len(unseen)))
     unused = [name for name in run.unreached if name in parameters]
     findings.extend(UnusedParameter.from_names(unused, {name: parameters[name].numel() for name in unused}))
@@ -149,6 +157,23 @@ def assemble(
         },
         graph_dot=graph_dot,
     )
+
+
+def _inner_backward(trace: Trace) -> str:
+    """Who runs a backward inside the backward."""
+    if any(node.name == CHECKPOINT for node in trace.nodes.values()):
+        return "re-entrant checkpointing"
+    names = dict.fromkeys(n.function.name for n in trace.nodes.values() if n.function is not None)
+    return listing(list(names)) if names else "a hook"
+
+
+def _changed_by_module_hooks(checked: Checked, sums: Sums) -> bool:
+    said = [t for verdict, _ in checked.values() for t in verdict.testimonies]
+    return any(t.reason == MODULE_HOOK for t in (*said, *sums.values()))
+
+
+# Side effects by which a backward that was verified answers otherwise when the differences ask again.
+_UNSTEADY = ("repetition", "random", "write")
 
 
 def merge(findings: Sequence[Finding]) -> list[Finding]:
@@ -284,6 +309,7 @@ def _gradient_verdicts(
     sums: Sums,
     replay: ReplayTestimony,
     difference: FiniteDifferenceResult,
+    checked: Checked,
 ) -> list[GradientVerdict]:
     verdicts = []
     trace = run.trace
@@ -300,9 +326,12 @@ def _gradient_verdicts(
         reason = ""
         if outcome is not Outcome.AGREE:
             culprit = trace.nodes[arrival.culprit]
-            reason = f"{'wrong' if outcome is Outcome.DISAGREE else 'not verified'} at {_node_name(culprit)}"
-            if culprit.location is not None:
-                reason += f" ({_place(culprit.location)})"
+            where = f" ({_place(culprit.location)})" if culprit.location is not None else ""
+            reason = f"{'wrong' if outcome is Outcome.DISAGREE else 'not verified'} at {_node_name(culprit)}{where}"
+            error = _relative_error(arrival.culprit, checked, sums)
+            if outcome is Outcome.DISAGREE and _value_agrees(error, replay.gradients.get(name), difference):
+                outcome = Outcome.INCONCLUSIVE
+                reason = f"computed by {_node_name(culprit)}{where}, which is wrong; what arrives here has the right value"
         if name in difference.disagreeing and outcome is not Outcome.DISAGREE:
             outcome = Outcome.DISAGREE
             reason = "the output depends on it in a way that autograd does not see"
@@ -330,6 +359,34 @@ def _gradient_verdicts(
             )
         )
     return verdicts
+
+
+def _relative_error(culprit: int, checked: Checked, sums: Sums) -> float:
+    """The largest error of what a node got wrong, relative to the largest entry; NaN where no number is known."""
+    said = list(checked[culprit][0].testimonies) if culprit in checked else []
+    said.extend(t for (key, _), t in sums.items() if key == culprit)
+    errors = [
+        t.comparison.max_error / t.comparison.scale
+        for t in said
+        if t.outcome is Outcome.DISAGREE and t.comparison is not None and t.comparison.scale > 0
+    ]
+    return max(errors, default=float("nan"))
+
+
+# By how much smaller the error of what arrives must be than the node's, for errors that cancel on the way.
+_CANCELLED = 0.01
+
+
+def _value_agrees(error: float, at_leaf: Testimony | None, difference: FiniteDifferenceResult) -> bool:
+    """Whether what arrives at a leaf is right although a node on its way is not: errors of two nodes may cancel."""
+    said = [] if at_leaf is None else [at_leaf]
+    if not said and difference.outcome is Outcome.AGREE:
+        said = [t for t in difference.testimonies if t.outcome is Outcome.AGREE]
+    numbers = [t.comparison for t in said if t.comparison is not None and t.comparison.scale > 0]
+    if not numbers or any(t.outcome is not Outcome.AGREE for t in said):
+        return False
+    bound = _CANCELLED * error
+    return all(max(n.max_error, 0.0 if at_leaf else n.tolerance) <= bound * n.scale for n in numbers)
 
 
 def _scale(gradient: Array | None) -> float:

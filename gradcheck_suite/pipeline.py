@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -27,9 +28,11 @@ from .declare import declared_surrogates
 from .errors import ConfigurationError, GradcheckError, ModelError
 from .evidence import NodeVerdict, Outcome, Report, Supplement, Unverified
 from .replay.operations import floating_outputs, further_meanings
+from .replay.threads import few_threads
 from .report.progress import Progress, progress_bar
 from .rules.backward_side_effect import BackwardSideEffect
 from .rules.compiled_mismatch import CompiledMismatch
+from .rules.detached_graph import DetachedGraph
 from .rules.device_mismatch import DeviceMismatch
 from .rules.double_backward_mismatch import DoubleBackwardMismatch
 from .rules.forward_mode_mismatch import ForwardModeMismatch
@@ -50,6 +53,7 @@ from .witnesses.side_effects import side_effects
 from .witnesses.sums import check_sums
 from .witnesses.torch_forward import forward_mode as verify_forward_mode
 from .witnesses.torch_reverse import ReverseRun, record_reverse
+from .witnesses.untracked_outputs import untracked_outputs
 from .wording import plural
 
 __all__ = ["check_gradients"]
@@ -180,6 +184,7 @@ def check_gradients(
         preserved(model, inputs, kwargs) as start,
         declared_surrogates(surrogates),
         overriding(tolerances),
+        ExitStack() as held,
     ):
         clock.shown = shown
         call = resolve_inputs(model, inputs, kwargs, seed)
@@ -187,6 +192,7 @@ def check_gradients(
         prepared = prepare(call, model)
         parameters, buffers, modules = _tensors_of(model)
         clock.begin("recording")
+        processor = time.process_time()
 
         def recorded(prepared: PreparedCall) -> tuple[ReverseRun, Callable[[], None]]:
             """The run, and what puts the model and the inputs back to before it."""
@@ -227,6 +233,7 @@ def check_gradients(
                 raise error from error.__cause__
             prepared = untracked
         trace = run.trace
+        held.enter_context(few_threads(time.process_time() - processor))
         clock.begin("node by node", sum(key > 0 and n.ran for key, n in trace.nodes.items()))
         limit = limit.reserving(clock.stages["inputs"] + 1e-3 * len(trace.nodes))
         forward = _FORWARD * clock.stages["recording"]
@@ -278,6 +285,7 @@ def check_gradients(
                     op=op.name if op is not None else "",
                     location=op.location if op is not None else None,
                     module=op.module if op is not None else "",
+                    from_outside=different.from_outside,
                 )
             )
         clock.begin("drawing")
@@ -323,7 +331,7 @@ def check_gradients(
         )
         supplements: list[Supplement] = []
         for stage, compares, look in _further_looks(
-            order, forward_mode, places, compilers, limit, shown.step
+            order, forward_mode, places, compilers, limit, shown.step, bool(run.untracked)
         ):
             clock.begin(stage)
             if limit.fits(0.0):
@@ -333,7 +341,7 @@ def check_gradients(
                 unlooked.append(Unverified(stage, limit.reason))
         if tolerances is not None:
             supplements.append(Supplement(notes=tolerances.notes(), counts=tolerances.counts()))
-        supplements.append(_left_out(nodes, unlooked, limit))
+        supplements.append(_left_out(nodes, unlooked, limit, clock.stages))
         clock.begin("")
         report = assemble(
             title=_title(model),
@@ -354,12 +362,14 @@ def check_gradients(
     return report
 
 
-def _left_out(nodes: CheckedNodes, unlooked: Sequence[Unverified], limit: Budget) -> Supplement:
-    """What the budget had no room for."""
-    notes: tuple[str, ...] = ()
+def _left_out(
+    nodes: CheckedNodes, unlooked: Sequence[Unverified], limit: Budget, stages: Mapping[str, float]
+) -> Supplement:
+    """What the budget had no room for, and what cannot be cut."""
+    notes = limit.kept_by(stages)
     if nodes.left_out:
         verified = len(nodes.verdicts) - nodes.left_out
-        notes = (
+        notes += (
             f"{limit.reason}: {verified:,} of {plural(len(nodes.verdicts), 'node')} were looked at, custom Functions "
             "first, then one of every operation and shape, then from the output backwards",
         )
@@ -384,12 +394,15 @@ def _further_looks(
     compilers: Sequence[Backend],
     limit: Budget,
     step: Callable[[], None],
+    untracked: bool,
 ) -> list[tuple[str, str, Callable[[Case], Supplement]]]:
     """What else was asked for, in order: the name of the stage, the rule that compares there, and who looks."""
     looks: list[tuple[str, str, Callable[[Case], Supplement]]] = [
         ("nested backwards", "GC101", nested_gradients),
         ("side effects", "GC107", lambda case: side_effects(case, BackwardSideEffect)),
     ]
+    if untracked:
+        looks.append(("untracked outputs", "GC501", lambda case: untracked_outputs(case, DetachedGraph)))
     if order > 1:
         looks.append(
             (f"order {order}", "GC102", lambda case: second_order(case, order, DoubleBackwardMismatch))

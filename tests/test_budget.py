@@ -130,6 +130,31 @@ def test_further_looks_are_not_begun_after_the_end():
     assert reasons["backends"] == reasons["devices"] == "the budget of 1e-06 s ran out"
 
 
+def test_what_no_budget_can_cut_is_said():
+    class Slow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x):
+            time.sleep(0.3)
+            return self.layer(x)
+
+    report = check_gradients(Slow(), torch.randn(4, 3), budget=0.2)
+    (note,) = [n for n in report.notes if "cannot cut" in n]
+    assert "exceeds the budget of 0.2 s by itself" in note
+    assert "recording 0.3" in note
+    assert not any("cannot cut" in n for n in check_gradients(*deep(), budget=300).notes)
+
+
+def test_what_takes_most_of_the_budget_is_said():
+    limit = Budget.begin(2.0)
+    assert limit.kept_by({"inputs": 0.1, "recording": 0.8}) == ()
+    (note,) = limit.kept_by({"inputs": 0.1, "recording": 1.2, "replay": 9.0})
+    assert "takes most of the budget of 2 s by itself (inputs 0.1 s, recording 1.2 s)" in note
+    assert Budget.begin(None).kept_by({"recording": 100.0}) == ()
+
+
 @pytest.mark.parametrize("budget", [0, -1, True, "2", float("nan")])
 def test_a_budget_that_is_no_time_is_refused(budget):
     with pytest.raises(ConfigurationError, match="positive number of seconds"):

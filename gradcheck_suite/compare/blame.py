@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..aten.quantization import STRAIGHT_THROUGH
 from ..evidence import NodeRecord, Outcome, Testimony, Trace
 
 __all__ = ["Arrival", "arrivals", "backward_order", "behind_surrogates"]
@@ -93,8 +94,9 @@ def arrivals(
 def behind_surrogates(trace: Trace) -> set[str]:
     """Names of the leaves whose gradient is meant to be no derivative.
 
-    It went through a declared surrogate, or through an embedding that by definition gives padding no gradient or
-    scales it by frequency. Padding rows of a leaf itself are told apart: see :mod:`~gradcheck_suite.compare.padding`.
+    It went through a declared surrogate, through fake quantisation, whose gradient passes rounding by, or through an
+    embedding that by definition gives padding no gradient or scales it by frequency. Padding rows of a leaf itself are
+    told apart: see :mod:`~gradcheck_suite.compare.padding`.
     """
     waiting = [n.key for n in trace.nodes.values() if n.ran and _is_meant(n)]
     reached: set[int] = set()
@@ -103,12 +105,22 @@ def behind_surrogates(trace: Trace) -> set[str]:
             if edge is not None and edge.node in trace.nodes and edge.node not in reached:
                 reached.add(edge.node)
                 waiting.append(edge.node)
-    return {name for name, key in trace.leaves.items() if key in reached}
+    return {name for name, key in trace.leaves.items() if key in reached} | _renormalised(trace)
+
+
+def _renormalised(trace: Trace) -> set[str]:
+    """Names of the leaves that an embedding with ``max_norm`` cuts back in its forward: the gradient is that at the weights
+    it leaves behind, by definition, and knows nothing of the cut."""
+    written = [before for op in trace.ops if op.name == "aten::embedding_renorm_" for before, _ in op.written]
+    storages = {ref.storage for ref in written}
+    return {name for name, ref in trace.leaf_values.items() if ref.storage in storages}
 
 
 def _is_meant(node: NodeRecord) -> bool:
     if node.function is not None:
         return bool(node.function.surrogate)
+    if any(op.name in STRAIGHT_THROUGH for op in node.ops):
+        return True
     if len(node.ops) != 1 or node.ops[0].name != "aten::embedding":
         return False
     op = node.ops[0]

@@ -140,6 +140,10 @@ class _Runner:
         else:
             self.function = None
         if moves_memory_only(op):
+            looked_at = op.args[0] if op.args else None
+            if isinstance(looked_at, TensorRef) and looked_at.edge is not None and looked_at.edge[0] < 0:
+                # The window is read from its memory, which nothing may have named before.
+                self.leaf(looked_at)
             return
         outputs = floating_outputs(op)
         written = [after for _, after in op.written]

@@ -6,7 +6,7 @@ gradients of its inputs come out. Nothing accumulates over the graph, so a disag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from ..engine import Perturbation, Tensor, perturbed
 from ..engine import grad as engine_grad
 from ..evidence import Array, ArraySource, NodeRecord, OpRecord, TensorRef
 from .difference import LocalDifference, difference_along
-from .memory import Memory, to_engine_array
+from .memory import Memory, meets_itself, to_engine_array
 from .moves import only_moves
 from .operations import NoMeaningError, compute, deciding_anew, looks_anew, moves_memory_only
 from .refusals import Unexplained, refuse_opaque, refuse_other_looks, tensor_arguments
@@ -65,6 +65,7 @@ class LocalGradients:
             products with some directions; None when it is.
         beside: the gradient of a group with that input replaced by another value, exactly or (third argument) in
             Monte-Carlo arithmetic of a relative eps; None where it cannot be moved.
+        around: the gradients of all groups with the inputs of some replaced, likewise.
     """
 
     gradients: list[Array]
@@ -76,6 +77,7 @@ class LocalGradients:
     how: str = "meaning"
     project: Callable[[int, Array], Array] | None = None
     beside: Callable[..., Array] | None = None
+    around: Callable[..., list[Array]] | None = None
 
 
 def local_gradients(
@@ -114,11 +116,22 @@ def local_gradients(
     def difference(group: int, index: tuple[int, ...], unit: complex) -> LocalDifference | None:
         return _difference(node, groups, weights, group, index, unit)
 
-    def beside(group: int, value: Array, eps: float | None = None) -> Array:
+    def around(values: Mapping[int, Array], eps: float | None = None) -> list[Array]:
         chance = None if eps is None else np.random.default_rng(seed)
-        return _evaluate(node, groups, weights, eps, chance, (group, value))[0][group]
+        with _deciding(node):
+            return _evaluate(node, groups, weights, eps, chance, values)[0]
 
-    return LocalGradients(grads, groups, outputs, noise, output_noise, difference, beside=beside)
+    def beside(group: int, value: Array, eps: float | None = None) -> Array:
+        return around({group: value}, eps)[group]
+
+    return LocalGradients(
+        grads, groups, outputs, noise, output_noise, difference, beside=beside, around=around
+    )
+
+
+def _deciding(node: NodeRecord) -> AbstractContextManager[None]:
+    """Elsewhere than where it was recorded, a custom Function's forward compares and selects again."""
+    return deciding_anew() if node.role == "function" else nullcontext()
 
 
 def _difference(
@@ -160,8 +173,7 @@ def _projected(
         for position in positions:
             leaves[position] = leaf
     total = 0.0
-    deciding: AbstractContextManager[None] = deciding_anew() if node.role == "function" else nullcontext()
-    with np.errstate(all="ignore"), deciding:
+    with np.errstate(all="ignore"), _deciding(node):
         for slot, output in enumerate(_forward(node, leaves, None, None)):
             weight = weights[slot] if slot < len(weights) else None
             if weight is not None and isinstance(output, Tensor):
@@ -263,11 +275,11 @@ def _evaluate(
     weights: Sequence[Array | None],
     eps: float | None,
     rng: np.random.Generator | None,
-    moved: tuple[int, Array] | None = None,
+    moved: Mapping[int, Array] | None = None,
 ) -> tuple[list[Array], list[Array | None]]:
     """Run the node's operations and their VJP in the engine, optionally in Monte-Carlo arithmetic.
 
-    ``moved``: a group, and the value that its input has instead of the recorded one.
+    ``moved``: by group, the value that its input has instead of the recorded one.
     """
     noisy: AbstractContextManager[None] = nullcontext()
     if eps is not None and rng is not None:
@@ -280,7 +292,7 @@ def _evaluate(
             if ref is None:
                 leaves.append(None)
                 continue
-            value = moved[1] if moved is not None and moved[0] == number else to_engine_array(ref)
+            value = moved[number] if moved is not None and number in moved else to_engine_array(ref)
             leaf = Tensor(_jitter(value, eps, rng), requires_grad=True)
             leaves.append(leaf)
             for position in group:
@@ -425,6 +437,11 @@ def _write_through(
     by_ref = {id(node.inputs[position]): leaf for position, leaf in leaves.items() if position}
     op = node.ops[0]
     targets = {id(before) for before, _ in op.written}
+    if any(leaves) and any(meets_itself(before) for before, _ in op.written):
+        raise Unexplained(
+            f"{op.name} writes through a window whose elements share memory, and torch leaves open which of several values "
+            "stays there"
+        )
 
     def read(ref: TensorRef) -> Any:
         if id(ref) in targets:

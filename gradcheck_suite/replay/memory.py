@@ -20,7 +20,7 @@ from ..engine import Tensor
 from ..engine import ops as e
 from ..evidence import Array, TensorRef
 
-__all__ = ["Memory", "as_recorded", "is_differentiable", "to_engine_array"]
+__all__ = ["Memory", "as_recorded", "is_differentiable", "meets_itself", "to_engine_array"]
 
 Geometry = tuple[tuple[int, ...], tuple[int, ...], int]
 
@@ -132,10 +132,11 @@ class Memory:
             return value
         value = cell.windows.get(ref.geometry)
         if value is None:
-            if _extent(ref.geometry) > cell.extent or not isinstance(cell.master, Tensor):
+            if not isinstance(cell.master, Tensor):
                 value = self._recorded(ref)
             else:
-                value = self._filled(cell, ref, self._gather(cell, ref.geometry))
+                extent = max(_extent(ref.geometry), cell.extent)
+                value = self._filled(cell, ref, self._gather(cell, ref.geometry, extent), extent)
             if isinstance(value, Tensor) != is_differentiable(ref.dtype) or _dtype_kind(value) != _kind(
                 ref.dtype
             ):
@@ -178,14 +179,17 @@ class Memory:
         self.constants.append(ref)
         return _value(to_engine_array(ref))
 
-    def _filled(self, cell: _Cell, ref: TensorRef, value: Any) -> Any:
+    def _filled(self, cell: _Cell, ref: TensorRef, value: Any, extent: int) -> Any:
         """With the recorded contents where a window reaches memory that the cell's own window leaves out."""
-        if _memory_order(cell.geometry) is not None:
+        if extent == cell.extent and _memory_order(cell.geometry) is not None:
             return value
-        touched = np.zeros(cell.extent, dtype=bool)
+        touched = np.zeros(extent, dtype=bool)
         _window(touched, cell.geometry)[...] = True
         seen = _window(touched, ref.geometry)
-        return value if seen.all() else e.where(seen, value, self._recorded(ref))
+        if seen.all():
+            return value
+        recorded = self._recorded(ref)
+        return e.where(seen, value, recorded) if seen.any() and isinstance(recorded, Tensor) else recorded
 
     @staticmethod
     def _flat(cell: _Cell, extent: int) -> Any:
@@ -199,19 +203,43 @@ class Memory:
             flat = e.reshape(master, shape=(master.size,))
             missing = extent - flat.size
             return flat if missing <= 0 else e.concatenate([flat, np.zeros(missing, flat.dtype)], axis=0)
-        empty = Tensor(np.zeros(max(extent, cell.extent), master.dtype))
+        extent = max(extent, cell.extent)
+        if any(step == 0 and n > 1 for n, step in zip(shape, strides)):
+            return _meeting(master, cell.geometry, extent)
+        empty = Tensor(np.zeros(extent, master.dtype))
         return e.as_strided_scatter(empty, master, shape=shape, strides=strides, offset=offset)
 
-    def _gather(self, cell: _Cell, geometry: Geometry) -> Any:
+    def _gather(self, cell: _Cell, geometry: Geometry, extent: int) -> Any:
         shape, strides, offset = geometry
         order = _memory_order(geometry)
-        flat = self._flat(cell, cell.extent)
+        flat = self._flat(cell, extent)
         size = int(np.prod(shape, dtype=np.int64))
         if order is not None and size == flat.size:
             moved = e.reshape(flat, shape=tuple(shape[a] for a in order))
             inverse = tuple(int(i) for i in np.argsort(order))
             return e.transpose(moved, axes=inverse) if inverse != tuple(range(len(inverse))) else moved
         return e.as_strided(flat, shape=shape, strides=strides, offset=offset)
+
+
+def _meeting(value: Any, geometry: Geometry, extent: int) -> Any:
+    """The memory behind an expanded window, whose elements meet in one place: the mean of what they say.
+
+    They say the same, so the mean is that; it is the one that favours none of them, and what torch returns to each.
+    """
+    where = _window(np.arange(extent), geometry).ravel()
+    counts = np.bincount(where, minlength=extent)
+    shares = e.reshape(value, shape=(value.size,)) / counts[where].astype(np.float64)
+    return e.index_add(Tensor(np.zeros(extent, value.dtype)), shares, index=where, axis=0)
+
+
+def meets_itself(ref: TensorRef) -> bool:
+    """Whether two elements of a window may lie in one place (``unfold`` with a small step, ``expand``)."""
+    reach = 0
+    for step, n in sorted((step, n) for step, n in zip(ref.strides, ref.shape) if n > 1):
+        if step <= reach:
+            return True
+        reach += step * (n - 1)
+    return False
 
 
 def _is_sparse(ref: TensorRef) -> bool:
@@ -229,9 +257,10 @@ def _apply_lazy(value: Any, bits: str) -> Any:
 
 
 def _window(memory: Array, geometry: Geometry) -> Array:
-    """The elements that a window looks at; of one byte each."""
+    """The elements of a one-dimensional memory that a window looks at."""
     shape, strides, offset = geometry
-    return np.lib.stride_tricks.as_strided(memory[offset:], shape, strides)
+    size = memory.itemsize
+    return np.lib.stride_tricks.as_strided(memory[offset:], shape, [size * n for n in strides])
 
 
 def _kind(dtype: str) -> str:

@@ -13,8 +13,9 @@ from ..aten import RECORDED, Meaning, MeaningUnavailableError, lookup
 from ..engine import Tensor
 from ..engine import ops as e
 from ..errors import GradcheckError
-from ..evidence import OpRecord, TensorRef
+from ..evidence import Array, OpRecord, TensorRef
 from .memory import is_differentiable, to_engine_array
+from .selections import positions_anew, selected_anew
 
 __all__ = [
     "NoMeaningError",
@@ -98,9 +99,10 @@ def further_meanings(find: Further) -> Iterator[None]:
 
 @contextmanager
 def deciding_anew() -> Iterator[None]:
-    """While it lasts, comparisons of tensors are made again instead of taken as recorded.
+    """While it lasts, comparisons of tensors and selections among them are made again instead of taken as recorded.
 
-    A bisection finds its root by comparisons alone: on the recorded branches its result does not follow the input.
+    A bisection finds its root by comparisons alone: on the recorded branches its result does not follow the input. And
+    beside a tie another element is the largest than the recorded one.
     """
     token = _ANEW.set(True)
     try:
@@ -190,6 +192,9 @@ def compute(op: OpRecord, read: Read) -> list[tuple[TensorRef, Any]]:
 def _decided(op: OpRecord, read: Read, outputs: Sequence[TensorRef]) -> list[tuple[TensorRef, Any]] | None:
     """The result of a comparison, or of an operation on comparisons, for the arguments as they are now."""
     name = op.name.removeprefix("aten::").split(".")[0]
+    if len(outputs) == 1 and name in ("argmax", "argmin"):
+        place = positions_anew(name, [_resolve(a, read) for a in op.args], to_engine_array(outputs[0]))
+        return None if place is None else [(outputs[0], place)]
     if len(outputs) != 1 or outputs[0].dtype != "bool":
         return None
     shape = outputs[0].shape
@@ -226,10 +231,15 @@ def _apply(found: Meaning, op: OpRecord, read: Read) -> list[tuple[TensorRef, An
     if found.mode == "out":
         for name in [k for k, v in op.kwargs.items() if _is_written(v, op)]:
             kwargs.pop(name)
+    anew: Array | None = None
     if found.uses_outputs:
         flat: list[TensorRef] = []
         _collect(op.outputs, flat)
         kwargs["recorded"] = tuple(to_engine_array(ref) for ref in flat)
+        if _ANEW.get():
+            anew = selected_anew(op.name, args, kwargs)
+            if anew is not None:
+                kwargs["recorded"] = (kwargs["recorded"][0], anew)
     with np.errstate(all="ignore"):
         result = found.function(*args, **kwargs)
     if found.mode == "functional":
@@ -244,6 +254,8 @@ def _apply(found: Meaning, op: OpRecord, read: Read) -> list[tuple[TensorRef, An
         raise NoMeaningError(
             f"{op.name}: its meaning gave {len(values)} results where torch gave {len(targets)}"
         )
+    if anew is not None:
+        return [(targets[0], _fit(targets[0], values[0])), (targets[1], anew)]
     return [(ref, _fit(ref, value)) for ref, value in zip(targets, values)]
 
 

@@ -7,6 +7,7 @@ budget, or within one indivisible step of it (the recording, one node, one run o
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 __all__ = ["Budget"]
@@ -49,6 +50,23 @@ class Budget:
     def reason(self) -> str:
         """Why something was left out."""
         return "" if self.seconds is None else f"the budget of {self.seconds:g} s ran out"
+
+    def kept_by(self, stages: Mapping[str, float]) -> tuple[str, ...]:
+        """What is to be said where the model's own run alone takes most of the budget: no budget cuts that.
+
+        Args:
+            stages: seconds by stage, ``"inputs"`` and ``"recording"`` among them.
+        """
+        fixed = {name: stages.get(name, 0.0) for name in ("inputs", "recording")}
+        total = sum(fixed.values())
+        if self.seconds is None or total <= 0.5 * self.seconds:
+            return ()
+        shown = ", ".join(f"{name} {seconds:.2g} s" for name, seconds in fixed.items() if seconds >= 0.005)
+        verb = "exceeds" if total > self.seconds else "takes most of"
+        return (
+            f"the model's own run, recorded once, {verb} the budget of {self.seconds:g} s by itself ({shown}): a budget "
+            "cannot cut it, nor what custom Functions need; a smaller input or model can",
+        )
 
     def left(self) -> float:
         """Seconds; infinite without a deadline."""

@@ -18,13 +18,14 @@ import torch
 
 from ..capture.outputs import output_tensors
 from ..capture.state import rng_frozen
+from ..compare.common import suspects
 from ..compare.tolerance import ULPS, judge
 from ..errors import ConfigurationError
-from ..evidence import Array, Finding, Outcome, Supplement, Testimony, Unverified
+from ..evidence import Array, Finding, NodeRecord, Outcome, Supplement, Testimony, Unverified
 from ..wording import nearest, plural
 from .budget import Budget
 from .case import Case
-from .other_runs import Noise, apart, as_array, gradients_of, precision_of, silenced
+from .other_runs import Apart, Noise, apart, as_array, gradients_of, precision_of, silenced
 from .reduced_precision import tensor_float_nodes
 
 __all__ = ["Backend", "check_backends", "read_backends"]
@@ -46,6 +47,7 @@ class Accuser(Protocol):
         gradients: int,
         output: Testimony | None,
         breaks: int,
+        suspect: NodeRecord | None,
     ) -> Finding:
         """One finding per backend; the first of ``wrong`` is the worst."""
         ...
@@ -178,6 +180,7 @@ def check_backends(
                     gradients=len(found.testimonies),
                     output=output,
                     breaks=sum(run.breaks.values()),
+                    suspect=None if output is not None else _suspect(case, found),
                 )
             )
         notes.append(_note(name, run, found.testimonies))
@@ -188,6 +191,14 @@ def check_backends(
         tuple(notes),
         {"backends_compared": compiled, "graph_breaks": breaks},
     )
+
+
+def _suspect(case: Case, found: Apart) -> NodeRecord | None:
+    """Where the backward may have been compiled wrongly: the only custom Function there, or the first node of all."""
+    right = [leaf for leaf, testimony in found.testimonies.items() if testimony.outcome is Outcome.AGREE]
+    nodes = [n for n in suspects(case.run.trace, found.wrong, right) if n.location is not None]
+    functions = [n for n in nodes if n.function is not None]
+    return functions[0] if len(functions) == 1 else nodes[0] if nodes else None
 
 
 def _note(name: str, run: _Run, testimonies: Mapping[str, Testimony]) -> str:

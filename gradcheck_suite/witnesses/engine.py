@@ -38,8 +38,9 @@ from ..evidence import (
 )
 from ..replay import LocalGradients, Unexplained, local_gradients, narrow_gradients
 from .held_shape import along_symmetric_changes, only_hermitian_part
+from .joint_choice import NO_CHOICE, accused_together
 from .second_opinion import CONTRADICTED, Accusation, among_the_choices, beyond_the_domain, second_opinion
-from .sums import node_name, reduced
+from .sums import MODULE_HOOK, is_module_hook, node_name, reduced
 
 __all__ = ["EdgeOutcomes", "Fallback", "check_node", "is_vacuous", "worst"]
 
@@ -189,7 +190,11 @@ def check_node(
             local, how = again, again.how
         except Unexplained:
             pass  # it stays open
+    if node.role == "function" and len(local.groups) > 1 and forward is None and how != "numerical":
+        said = _looked_at_together(node, local, said, gradients, dtype)
     for group, testimony in zip(local.groups, said):
+        if testimony.outcome is Outcome.DISAGREE and is_module_hook(node):
+            testimony = replace(testimony, outcome=Outcome.INCONCLUSIVE, reason=MODULE_HOOK, value=None)
         if forward is not None:
             testimony = _within_the_forward(testimony, forward)
         testimonies.append(testimony)
@@ -197,6 +202,28 @@ def check_node(
         for position in group:
             edges[position] = worst([testimony.outcome, edges.get(position, Outcome.AGREE)])
     return _verdict(node, testimonies, how, elements), edges
+
+
+def _looked_at_together(
+    node: NodeRecord,
+    local: LocalGradients,
+    said: list[Testimony],
+    gradients: Sequence[ArraySource | None],
+    dtype: str,
+) -> list[Testimony]:
+    """At a tie of two inputs each may get the whole gradient, but not both."""
+    if all(t.comparison is None or t.comparison.max_error <= NO_CHOICE * t.comparison.scale for t in said):
+        return said
+    bases: dict[int, Array] = {}
+    actual: dict[int, Array] = {}
+    for number, group in enumerate(local.groups):
+        ref = node.inputs[group[0]]
+        if ref is None:
+            continue
+        found = _returned(gradients, group, ref.shape)
+        bases[number] = ref.source.wide()
+        actual[number] = found if found is not None else np.zeros(ref.shape)
+    return accused_together(local, bases, actual, said, coarsest_eps([dtype])[0])
 
 
 def _at_first_sight(
@@ -301,6 +328,13 @@ def _within_the_forward(testimony: Testimony, forward: Testimony) -> Testimony:
     return replace(testimony, outcome=Outcome.INCONCLUSIVE, reason=reason)
 
 
+def _where_stored(ref: TensorRef | None, gradient: Array) -> Array:
+    """Of a sparse input only what it stores is a variable; torch returns the gradient of that, or of all of it."""
+    if ref is None or ref.strides or not ref.shape or ref.shape != gradient.shape:
+        return gradient
+    return np.where(ref.source.array() != 0, gradient, 0.0)
+
+
 def _check_group(
     node: NodeRecord,
     local: LocalGradients,
@@ -323,6 +357,7 @@ def _check_group(
         actual = local.project(number, actual)
     if actual is not None and actual.shape == expected.shape:
         expected, actual = only_hermitian_part(node, expected), only_hermitian_part(node, actual)
+        expected, actual = _where_stored(ref, expected), _where_stored(ref, actual)
     terms = 0.0 if numerical else _terms(node, expected, cotangents)
     grown = 1.0 if numerical else accumulation(terms, dtype)
     slack = long_sum(terms, dtype)

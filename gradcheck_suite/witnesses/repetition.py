@@ -28,11 +28,17 @@ class Difference:
     Attributes:
         testimony: the second output against the first.
         op: the first operation whose result differed, or None when it cannot be told.
+        from_outside: that operation only takes in a value that was made outside of torch.
     """
 
-    def __init__(self, testimony: Testimony, op: OpRecord | None) -> None:
+    def __init__(self, testimony: Testimony, op: OpRecord | None, from_outside: bool = False) -> None:
         self.testimony = testimony
         self.op = op
+        self.from_outside = from_outside
+
+
+# What changes from run to run may happen to be as in the first run; what alternates is so in every second one.
+_MOST_RECORDINGS = 2
 
 
 def find_difference(
@@ -72,13 +78,17 @@ def find_difference(
             break
     if testimony is None:
         return None
-    restore()
-    stack = ModuleStack(*modules)
-    recorder = Recorder(stack)
-    with rng_frozen(seed), torch.enable_grad(), stack.observing(), recorder:
-        forward()
-    recorder.finish_forward()
-    return Difference(testimony, _first_different(run.trace.ops, recorder.ops))
+    for _ in range(_MOST_RECORDINGS):
+        restore()
+        stack = ModuleStack(*modules)
+        recorder = Recorder(stack)
+        with rng_frozen(seed), torch.enable_grad(), stack.observing(), recorder:
+            forward()
+        recorder.finish_forward()
+        op = _first_different(run.trace.ops, recorder.ops)
+        if op is not None:
+            return Difference(testimony, op, from_outside=_comes_in(op))
+    return Difference(testimony, None)
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -129,18 +139,35 @@ def _number(value: Any) -> float | complex:
 
 def _first_different(first: Sequence[OpRecord], second: Sequence[OpRecord]) -> OpRecord | None:
     """The first operation that had equal inputs and another result, or that the other run did not have."""
+    unwritten: set[int] = set()
     for a, b in zip(first, second):
-        if a.name != b.name:
+        if a.name != b.name or a.location != b.location:
             return a
-        for x, y in zip(_results(a), _results(b)):
+        results = _results(a)
+        if "empty" in a.name:
+            # Whatever was in memory; so it is in every look at it before something is written there.
+            unwritten |= {ref.storage for ref in results}
+            continue
+        written = {after.storage for _, after in a.written}
+        unwritten -= written
+        for x, y in zip(results, _results(b)):
+            if x.storage in unwritten:
+                continue
             if x.shape != y.shape or not _equal(x.source.array(), y.source.array()):
                 return a
+    if len(first) != len(second):
+        return max((first, second), key=len)[min(len(first), len(second))]
     return None
 
 
+def _comes_in(op: OpRecord) -> bool:
+    """Whether an operation only hands on memory that no recorded operation has made."""
+    return op.name == "aten::lift_fresh" or (
+        op.name in ("aten::detach", "aten::alias") and all(r.edge is None for r in _tensors(op.args))
+    )
+
+
 def _results(op: OpRecord) -> list[TensorRef]:
-    if op.name.startswith("aten::empty"):  # whatever was in memory
-        return []
     return [*_tensors(op.outputs), *(after for _, after in op.written)]
 
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..compare.tolerance import SPREAD, coarsest_eps, is_differentiable_dtype
+from ..compare.tolerance import coarsest_eps, is_differentiable_dtype
 from ..evidence import Array, Comparison, NodeRecord, Outcome, TensorRef, Testimony
 from ..replay import LocalDifference, LocalGradients, Unexplained
+from ..wording import plural
+from .joint_choice import MOST_PLACES, NO_CHOICE, one_choice
 
 __all__ = [
     "AT_A_KINK",
@@ -35,12 +37,6 @@ _NOT_TOGETHER = (
 _HAIR = 1e3
 # Elements at kinks that are looked at one by one.
 _MOST_KINKS = 32
-# How far to the side of a kink gradients are taken, relative to the input; kinks further away are others.
-_BESIDE = 1e-5
-# What gradients beside a kink differ by relative to the largest, above which they are other choices, and how far from
-# all choices a gradient must be to be none of them: half precisions round to 4e-3.
-_CURVED = 1e-3
-_NO_CHOICE = 0.02
 
 
 @dataclass(frozen=True)
@@ -95,11 +91,13 @@ def second_opinion(case: Accusation, comparison: Comparison) -> Testimony:
         settled[comparison.index] = case.actual[comparison.index]
         outcome, further = case.again(settled)
         if outcome is not Outcome.DISAGREE:
-            if not _one_choice(case, indices):
+            if _one_choice(case, indices) is False:
                 return case.testimony(Outcome.DISAGREE, first, _NOT_TOGETHER)
             more = f" and at {kinks} more" if kinks else ""
             return case.testimony(outcome, comparison, testimony.reason + more)
         comparison = further
+    if _one_choice(case, _apart(case, first)) is False:
+        return case.testimony(Outcome.DISAGREE, first, _NOT_TOGETHER)
     return case.testimony(
         Outcome.INCONCLUSIVE,
         comparison,
@@ -108,17 +106,26 @@ def second_opinion(case: Accusation, comparison: Comparison) -> Testimony:
 
 
 def among_the_choices(case: Accusation, comparison: Comparison) -> Testimony | None:
-    """Look again at an agreement that rests on noise as large as the gradient: an accusation, or None.
+    """Look again at an agreement that rests on noise as large as the gradient; None where it does not, or is no kink's.
 
     Where numbers are tied, the smallest perturbation picks another of them, and the noise would excuse any choice.
     """
-    error = np.abs(case.actual - case.expected)
-    if not comparison.max_error > _NO_CHOICE * comparison.scale or not np.isfinite(error).all():
+    if case.actual.shape != case.expected.shape:
         return None
-    indices = [tuple(int(i) for i in index) for index in np.argwhere(error > _NO_CHOICE * comparison.scale)]
-    if len(indices) > _MOST_KINKS or _one_choice(case, indices):
+    error = np.abs(case.actual - case.expected)
+    if not comparison.max_error > NO_CHOICE * comparison.scale or not np.isfinite(error).all():
+        return None
+    indices = _apart(case, comparison)
+    if not indices:
         return None
     worst = max(indices, key=lambda index: error[index])
+    if _one_choice(case, indices) is not False:
+        seen = None if case.actual.dtype.kind == "c" else _difference(case, worst, 1)
+        if seen is None or not seen.kink:
+            return None
+        return case.testimony(
+            Outcome.AGREE, comparison, _a_choice(case.actual[worst].item(), seen, comparison, worst)
+        )
     exact = replace(
         comparison,
         index=worst,
@@ -126,65 +133,36 @@ def among_the_choices(case: Accusation, comparison: Comparison) -> Testimony | N
         expected=case.expected[worst].item(),
         actual=case.actual[worst].item(),
         error=float(error[worst]),
-        tolerance=_NO_CHOICE * comparison.scale,
+        tolerance=NO_CHOICE * comparison.scale,
     )
     return case.testimony(Outcome.DISAGREE, exact, _NOT_TOGETHER)
 
 
-def _one_choice(case: Accusation, indices: Sequence[tuple[int, ...]]) -> bool:
-    """Whether the gradient's elements at kinks lie between their one-sided slopes, and can be one choice together.
+def _apart(case: Accusation, comparison: Comparison) -> list[tuple[int, ...]]:
+    """The elements that differ by more than rounding and curvature could explain."""
+    apart = np.abs(case.actual - case.expected) > NO_CHOICE * comparison.scale
+    return [tuple(int(i) for i in index) for index in np.argwhere(apart)]
 
-    Of the maximum of two equal numbers either may get the whole gradient, but not both. What may be chosen are mixtures
-    of the gradients right beside the point (F. H. Clarke, "Optimization and Nonsmooth Analysis", 1983, section 2.5). The
-    gradients beside it, with each element moved alone and with all moved at random, span an affine space that holds all
-    of these; a gradient outside it is none. True also where that cannot be told.
+
+def _one_choice(
+    case: Accusation, indices: Sequence[tuple[int, ...]], *, by_themselves: bool = True
+) -> bool | None:
+    """Whether the gradient's elements at kinks can be one choice together; None where that cannot be told.
+
+    ``by_themselves``: only of elements each of which shows a kink when it is moved alone.
     """
-    beside = case.local.beside
-    if not indices or beside is None or case.base is None or case.actual.shape != case.expected.shape:
-        return True
+    if not indices or case.base is None or case.actual.shape != case.expected.shape:
+        return None
     base = case.base()
     if base.shape != case.actual.shape or base.dtype.kind == "c":
-        return True
-    where = np.array([np.ravel_multi_index(index, base.shape) for index in indices], dtype=np.int64)
-    count = len(indices)
-    typical = float(np.sqrt(np.mean(np.square(base))))
-    step = _BESIDE * (max(float(np.abs(base.reshape(-1)[where]).max()), 0.1 * typical) or 1.0)
-
-    def at_kinks(gradient: Array) -> Array:
-        return np.asarray(gradient.reshape(-1)[where], dtype=np.float64)
-
-    def moved(move: Array) -> Array:
-        value = np.array(base).reshape(-1)
-        value[where] += step * move
-        return value.reshape(base.shape)
-
-    rng = np.random.default_rng(0)
-    moves = [*np.eye(count), *-np.eye(count), *rng.uniform(-1.0, 1.0, (8, count))]
-    given = np.array([at_kinks(beside(case.number, moved(move))) for move in moves])
-    found = at_kinks(case.actual)
-    size = max(float(np.abs(given).max()), float(np.abs(found).max()))
-    if not np.isfinite(size) or size == 0.0:
-        return True
-    beyond = 0.0
-    for place, index in enumerate(indices):
+        return None
+    for index in indices[:_MOST_KINKS] if by_themselves else ():
         seen = _difference(case, index, 1)
         if seen is None or not seen.kink:
-            return True
-        # Beside a true kink the gradient is that of the side; a slope that turns within the step is another matter.
-        sides = (given[place, place] - seen.right, given[count + place, place] - seen.left)
-        if max(map(abs, sides)) > 0.05 * abs(seen.right - seen.left):
-            return True
-        low, high = sorted((seen.left, seen.right))
-        beyond = max(beyond, low - found[place], found[place] - high)
-    middle = given.mean(axis=0)
-    _, widths, axes = np.linalg.svd((given - middle) / size, full_matrices=False)
-    axes = axes[widths > _CURVED * np.sqrt(len(moves))]
-    rest = (found - middle) / size
-    rest = rest - axes.T @ (axes @ rest)
-    away = max(float(np.abs(rest).max()), beyond / size)
-    noisy = at_kinks(beside(case.number, moved(moves[-1]), coarsest_eps([case.dtype])[0]))
-    noise = float(np.abs(noisy - given[-1]).max()) / size
-    return not away > _NO_CHOICE + SPREAD * noise
+            return None
+    where = np.array([np.ravel_multi_index(index, base.shape) for index in indices], dtype=np.int64)
+    eps, _ = coarsest_eps([case.dtype])
+    return one_choice(case.local, {case.number: base}, {case.number: case.actual}, {case.number: where}, eps)
 
 
 def _look(case: Accusation, comparison: Comparison) -> tuple[Testimony, bool]:
@@ -209,19 +187,44 @@ def _look(case: Accusation, comparison: Comparison) -> tuple[Testimony, bool]:
     # Relative to the gap: one-sided slopes that differ by rounding alone excuse nothing.
     margin = 0.05 * (high - low)
     if difference.kink and low - margin <= a <= high + margin:
-        reason = f"{AT_A_KINK}: torch's choice {a:.4g}{_at(comparison)} lies between the one-sided slopes {low:.4g} and {high:.4g}"
+        reason = _a_choice(a, difference, comparison)
         return case.testimony(Outcome.AGREE, comparison, reason), True
+    if difference.kink:
+        # Of three equal numbers that are sorted, the one that is taken for the middle gets a gradient that it has on no side.
+        indices = _apart(case, comparison)
+        together = _one_choice(case, indices)
+        if together:
+            reason = (
+                f"{AT_A_KINK}: torch's gradient{_at(comparison.index)} is a mixture of those right beside"
+            )
+            return case.testimony(Outcome.AGREE, comparison, reason), False
+        if together is None and len(indices) > MOST_PLACES:
+            reason = f"{plural(len(indices), 'element')} at kinks differ, too many to be looked at together"
+            return case.testimony(Outcome.INCONCLUSIVE, comparison, reason), False
     if difference.kink and low - margin <= e <= high + margin:
         return case.testimony(Outcome.DISAGREE, comparison), False
-    if abs(difference.value - e) > 3 * difference.error + abs(e - a) / 2:
+    contradicted = abs(difference.value - e) > 3 * difference.error + abs(e - a) / 2
+    if contradicted and _one_choice(case, _apart(case, comparison), by_themselves=False):
+        # The median of three equal numbers stays where it is whichever of them moves.
+        reason = f"{AT_A_KINK}: torch's gradient{_at(comparison.index)} is a mixture of those right beside"
+        return case.testimony(Outcome.AGREE, comparison, reason), False
+    if contradicted:
         reason = CONTRADICTED
         return case.testimony(Outcome.INCONCLUSIVE, comparison, reason, difference.value), False
     confirmed = difference.error < abs(e - a) / 4
     return case.testimony(Outcome.DISAGREE, comparison, value=difference.value if confirmed else None), False
 
 
-def _at(comparison: Comparison) -> str:
-    return f" at {list(comparison.index)}" if comparison.index else ""
+def _a_choice(
+    chosen: float, seen: LocalDifference, comparison: Comparison, index: tuple[int, ...] | None = None
+) -> str:
+    place = comparison.index if index is None else index
+    low, high = sorted((seen.left, seen.right))
+    return f"{AT_A_KINK}: torch's choice {chosen:.4g}{_at(place)} lies between the one-sided slopes {low:.4g} and {high:.4g}"
+
+
+def _at(index: tuple[int, ...]) -> str:
+    return f" at {list(index)}" if index else ""
 
 
 def _difference(case: Accusation, index: tuple[int, ...], unit: complex) -> LocalDifference | None:

@@ -10,12 +10,23 @@ import numpy as np
 from ..compare.tolerance import coarsest_eps, judge
 from ..evidence import Array, ArraySource, NodeRecord, Outcome, TensorRef, Testimony, Trace
 
-__all__ = ["check_sums", "node_name", "reduced"]
+__all__ = ["CHECKPOINT", "MODULE_HOOK", "check_sums", "is_module_hook", "node_name", "reduced"]
+
+CHECKPOINT = "CheckpointFunctionBackward"
+"""The node of re-entrant checkpointing, whose backward runs another."""
+
+MODULE_HOOK = "a module's backward hook changes this gradient"
+"""The reason where nobody is accused: such a hook may change a gradient on purpose."""
 
 
 def node_name(node: NodeRecord) -> str:
     """A custom Function's class name, or torch's name of the node."""
     return node.function.name if node.function is not None else node.name
+
+
+def is_module_hook(node: NodeRecord) -> bool:
+    """Whether torch put the node there to call the backward hooks of a module; it passes on what it is given."""
+    return node.role == "function" and node.name == "BackwardHookFunctionBackward"
 
 
 def reduced(array: Array, shape: tuple[int, ...]) -> Array:
@@ -57,7 +68,7 @@ def check_sums(
             parts = sent.setdefault((edge.node, edge.slot), [])
             if source is not None:
                 parts.append(source)
-    inner = any(node.name == "CheckpointFunctionBackward" for node in trace.nodes.values())
+    inner = any(node.name == CHECKPOINT for node in trace.nodes.values())
     testimonies: dict[tuple[int, int], Testimony] = {}
     for (key, slot), parts in sent.items():
         target = trace.nodes.get(key)
@@ -77,6 +88,8 @@ def check_sums(
             )
         ref = target.outputs[slot] if slot < len(target.outputs) else None
         testimony = _check_sum(subject, parts, arrived, ref)
+        if is_module_hook(target) and testimony.outcome is Outcome.DISAGREE:
+            testimony = replace(testimony, outcome=Outcome.INCONCLUSIVE, reason=MODULE_HOOK)
         if inner and target.role == "leaf" and testimony.outcome is Outcome.DISAGREE:
             reason = "re-entrant checkpointing adds to it from a backward of its own, which was not recorded"
             testimony = replace(testimony, outcome=Outcome.INCONCLUSIVE, reason=reason)

@@ -16,7 +16,7 @@ from torch.autograd.graph import GradientEdge
 from ..capture.graph import GraphRecording
 from ..capture.hooks import noting_tensor_hooks
 from ..capture.modules import ModuleStack
-from ..capture.outputs import differentiable_outputs, random_projection, unusual_seed
+from ..capture.outputs import differentiable_outputs, output_tensors, random_projection, unusual_seed
 from ..capture.recorder import Recorder
 from ..capture.values import TensorValue
 from ..errors import GradcheckError, InputError, ModelError, NothingToVerifyError
@@ -40,6 +40,7 @@ class ReverseRun:
         hooked: keys of leaves and edges on whose tensors the user has hooks.
         inner: names whose gradients come, wholly or in part, from a backward inside the backward (re-entrant
             checkpointing, a Function that calls ``backward`` itself), unseen here.
+        untracked: (path, tensor) of further outputs with floating values and without history.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class ReverseRun:
         graph: GraphRecording,
         hooked: set[tuple[int, int]],
         inner: Sequence[str] = (),
+        untracked: Sequence[tuple[str, torch.Tensor]] = (),
     ) -> None:
+        self.untracked = untracked
         self.trace = trace
         self.outputs = outputs
         self.cotangents = cotangents
@@ -179,6 +182,7 @@ def record_reverse(
                 raise ModelError(_raised("computing the loss", error, (output,), {})) from error
         recorder.finish_forward()
     outputs = differentiable_outputs(output)
+    untracked = [(path, t) for path, t in output_tensors(output) if _without_history(t)]
     cotangents = random_projection(outputs, seed)
     tensors = [tensor for _, tensor in outputs]
     graph = GraphRecording(recorder, tensors)
@@ -213,8 +217,13 @@ def record_reverse(
     unreached = [n for n in unreached if n not in behind]
     trace = graph.trace(cotangents, leaf_names, gradients, start_values, targets)
     return ReverseRun(
-        trace, outputs, cotangents, gradients, wanted, unreached, recorder, graph, hooked, inner
+        trace, outputs, cotangents, gradients, wanted, unreached, recorder, graph, hooked, inner, untracked
     )
+
+
+def _without_history(tensor: torch.Tensor) -> bool:
+    floating = tensor.is_floating_point() or tensor.is_complex()
+    return floating and not tensor.requires_grad and tensor.numel() > 0 and tensor.layout is torch.strided
 
 
 def reentrant_backward(

@@ -8,11 +8,12 @@ import pytest
 import torch
 from reported_truths import REPORTED_TRUTHS
 from truths import TRUTHS, Truth
+from unusual_truths import UNUSUAL_TRUTHS
 
 from gradcheck_suite import Severity, check_gradients, watch
 from gradcheck_suite.evidence import Outcome
 
-ALL = (*TRUTHS, *REPORTED_TRUTHS)
+ALL = (*TRUTHS, *REPORTED_TRUTHS, *UNUSUAL_TRUTHS)
 SORTED = [
     pytest.param(truth, marks=pytest.mark.xfail(strict=True, reason=truth.accused))
     if truth.accused
@@ -58,7 +59,7 @@ def test_is_not_accused_by_a_watcher(truth: Truth) -> None:
 
 
 def test_there_are_truths_enough_and_each_has_its_own_name() -> None:
-    assert len(ALL) >= 60
+    assert len(ALL) >= 130
     assert len({truth.name for truth in ALL}) == len(ALL)
 
 

@@ -25,6 +25,42 @@ def codes(report):
     return {f.code for f in report.findings if f.severity.name != "NOTE"}
 
 
+class AsWritten(torch.autograd.Function):
+    """Its backward is another one where it is compiled."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        (x,) = ctx.saved_tensors
+        return grad_output if torch.compiler.is_compiling() else grad_output * x.cos()
+
+
+class Between(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        hidden = self.first(x)
+        hidden = AsWritten.apply(hidden)
+        return self.second(hidden.tanh())
+
+
+def test_the_line_of_what_is_compiled_wrongly_is_named():
+    torch.manual_seed(0)
+    report = check_gradients(Between(), torch.randn(4, 3), backends=("aot_eager",))
+    (finding,) = [f for f in report.findings if f.code == "GC105"]
+    with open(__file__, encoding="utf-8") as file:
+        line = file.read().splitlines()[finding.location.line - 1]
+    assert line.strip() == "hidden = AsWritten.apply(hidden)"
+    assert "none of the right ones" in finding.message
+    assert finding.evidence["subject"] in ("first.weight", "first.bias", "inputs[0]")
+
+
 # ------------------------------------------------------------------------------------------ backends that lie
 
 

@@ -45,7 +45,8 @@ def test_a_hermitian_leaf_is_moved_within_its_set(name: str, matrix: str) -> Non
         return  # equal eigenvalues: the gradient is not finite
     report = check_gradients(OF_HERMITIAN[name], MATRICES[matrix])
     assert report.ok, str(report)
-    assert not report.findings, str(report)
+    # Equal eigenvalues are a kink, and which eigenvectors LAPACK gives there is its choice.
+    assert {finding.code for finding in report.findings} <= {"GC604"}, str(report)
 
 
 @pytest.mark.parametrize("matrix", [EYE, positive().tril()], ids=["eye", "lower"])
