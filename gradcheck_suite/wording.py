@@ -100,7 +100,7 @@ def share(part: float, whole: float) -> str:
     ratio = part / whole
     # Only a ratio that is a fraction to four digits is called one; 0.3341 is not a third.
     exact = fraction(ratio, largest=6, rtol=1e-4)
-    if exact and ratio < 1:
+    if exact and exact != "1" and ratio < 1:
         return exact
     if ratio >= 10:
         return f"{ratio:.3g} times"

@@ -38,7 +38,7 @@ def test_rounding_keeps_the_value(value):
     ("part", "whole", "text"),
     [
         (1, 3, "1/3"), (0.12, 1, "12 %"), (1, 1, "100 %"), (300, 1, "300 times"), (1e-5, 1, "1e-5"),
-        (0.3341, 1, "33 %"), (2, 0, "2.0000"),
+        (0.3341, 1, "33 %"), (2, 0, "2.0000"), (1 - 1e-7, 1, "100 %"),
     ],
 )  # fmt: skip
 def test_share(part, whole, text):

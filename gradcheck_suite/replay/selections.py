@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..engine import Tensor
+from ..engine.primitives.pooling import adaptive_max_pool, max_pool
 from ..evidence import Array
 
 __all__ = ["positions_anew", "selected_anew"]
@@ -108,6 +109,28 @@ def _running(largest: bool) -> Callable[..., Array]:
     return choose
 
 
+def _pooled(
+    spatial: int, pool: Callable[..., tuple[Array, Array]], names: Sequence[str]
+) -> Callable[..., Array]:
+    """Flat positions in the plane of the largest of each window."""
+
+    def choose(x: Array, known: Array, *settings: Any, **further: Any) -> Array:
+        named = dict(zip(names, settings)) | {
+            {"kernel_size": "kernel"}.get(name, name): value for name, value in further.items()
+        }
+        named = {name: tuple(value) if isinstance(value, list) else value for name, value in named.items()}
+        planes = x if x.ndim == spatial + 2 else x[None]
+        values, found = (np.asarray(result) for result in pool(planes, **named))
+        found = found.reshape(known.shape)
+        elements = planes.reshape(*known.shape[:-spatial], -1)
+        kept = known.reshape(*known.shape[:-spatial], -1)
+        same = np.take_along_axis(elements, kept, -1) == values.reshape(kept.shape)
+        return np.where(same.reshape(known.shape), known, found)
+
+    return choose
+
+
+_WINDOWS = ("kernel", "stride", "padding", "dilation", "ceil_mode")
 _CHOICES: Mapping[str, Callable[..., Array]] = {
     "aten::max.dim": _along(True),
     "aten::min.dim": _along(False),
@@ -118,4 +141,8 @@ _CHOICES: Mapping[str, Callable[..., Array]] = {
     "aten::topk": _topk,
     "aten::cummax": _running(True),
     "aten::cummin": _running(False),
+    "aten::max_pool2d_with_indices": _pooled(2, max_pool.value, _WINDOWS),
+    "aten::max_pool3d_with_indices": _pooled(3, max_pool.value, _WINDOWS),
+    "aten::adaptive_max_pool2d": _pooled(2, adaptive_max_pool.value, ("output_size",)),
+    "aten::adaptive_max_pool3d": _pooled(3, adaptive_max_pool.value, ("output_size",)),
 }

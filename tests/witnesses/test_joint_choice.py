@@ -151,3 +151,33 @@ def test_nothing_is_said_without_neighbours() -> None:
 
     found = one_choice(Local(), {0: np.ones(2)}, {0: np.ones(2)}, {0: np.array([0])}, 1e-16)  # type: ignore[arg-type]
     assert found is None
+
+
+class PooledFunction(torch.autograd.Function):
+    """Max pooling of two by two whose gradient goes to equal elements in equal parts, or whole to each of them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, whole: bool) -> Tensor:
+        pooled = torch.nn.functional.max_pool2d(x, 2)
+        ctx.save_for_backward(x, pooled)
+        ctx.whole = whole
+        return pooled
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        x, pooled = ctx.saved_tensors
+        wide = pooled.repeat_interleave(2, -1).repeat_interleave(2, -2)
+        chosen = (x == wide).to(x.dtype)
+        among = torch.nn.functional.avg_pool2d(chosen, 2) * (1 if ctx.whole else 4)
+        each = (g / (1 if ctx.whole else among)).repeat_interleave(2, -1).repeat_interleave(2, -2)
+        return each * chosen, None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_pooling_may_share_a_tie_and_not_multiply_it(dtype: torch.dtype) -> None:
+    x = torch.zeros(1, 2, 4, 4, dtype=dtype)
+    x[0, 0, 0, 0] = x[0, 0, 1, 1] = x[0, 1, 2, 3] = 1.0
+    shared = check_gradients(lambda x: PooledFunction.apply(x, False), x.clone())
+    assert not shared.errors, str(shared)
+    whole = check_gradients(lambda x: PooledFunction.apply(x, True), x.clone())
+    assert [finding.code for finding in whole.errors] == ["GC101"], str(whole)
