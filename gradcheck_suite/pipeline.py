@@ -194,6 +194,19 @@ def check_gradients(
         clock.begin("recording")
         processor = time.process_time()
 
+        def record(prepared: PreparedCall) -> ReverseRun:
+            return record_reverse(
+                model,
+                prepared.args,
+                prepared.kwargs,
+                named_leaves={**parameters, **prepared.leaves},
+                buffers=buffers,
+                modules=modules,
+                loss=loss,
+                wrt=patterns,
+                seed=seed,
+            )
+
         def recorded(prepared: PreparedCall) -> tuple[ReverseRun, Callable[[], None]]:
             """The run, and what puts the model and the inputs back to before it."""
             given = snapshot(None, prepared.args, prepared.kwargs)
@@ -207,17 +220,7 @@ def check_gradients(
                 learnt = True
 
             with rng_frozen(seed):
-                run = record_reverse(
-                    model,
-                    prepared.args,
-                    prepared.kwargs,
-                    named_leaves={**parameters, **prepared.leaves},
-                    buffers=buffers,
-                    modules=modules,
-                    loss=loss,
-                    wrt=patterns,
-                    seed=seed,
-                )
+                run = record(prepared)
             return run, restore
 
         try:
@@ -263,7 +266,7 @@ def check_gradients(
             replay = check_replay(trace, seed=seed, deadline=by, late=limit.reason)
         clock.begin("repetition")
         different = None
-        if limit.fits(forward):
+        if limit.fits(3 * forward):
             different = find_difference(
                 model,
                 prepared.args,
@@ -273,18 +276,18 @@ def check_gradients(
                 modules=modules,
                 loss=loss,
                 seed=seed,
+                record=lambda: record(prepared),
             )
         else:
             unlooked.append(Unverified("whether a second run gives the same", limit.reason))
         repetition = []
         if different is not None:
-            op = different.op
             repetition.append(
                 Nondeterministic.from_runs(
                     different.testimony,
-                    op=op.name if op is not None else "",
-                    location=op.location if op is not None else None,
-                    module=op.module if op is not None else "",
+                    op=different.op,
+                    location=different.location,
+                    module=different.module,
                     from_outside=different.from_outside,
                 )
             )
@@ -297,7 +300,7 @@ def check_gradients(
         # What no gradient reaches may still reach the output, around autograd.
         around = {} if patterns is not None else {name: named[name] for name in run.unreached}
         meant = behind_surrogates(trace)
-        forward = max(forward, clock.stages["repetition"] if different is None else 0.0)
+        forward = max(forward, 0.4 * clock.stages["repetition"] if different is None else 0.0)
         if limit.fits(_DIFFERENCES * forward):
             restore()
             difference = finite_difference(

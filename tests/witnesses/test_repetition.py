@@ -75,3 +75,46 @@ def test_what_alternates_is_found_although_every_second_run_is_equal() -> None:
     (finding,) = [f for f in report.findings if f.code == "GC106"]
     assert finding.location is not None
     assert finding.op in ("aten::sin", "aten::cos")
+
+
+def backward_from_other_memory(x: Tensor) -> Tensor:
+    scale = np.ones((4, 3), dtype=np.float32)
+    y = x * torch.from_numpy(scale)  # differs
+
+    def overwrite(_: Tensor) -> None:
+        scale[:] = 1 + next(CALLS) * 1e-3
+
+    y.register_hook(overwrite)
+    return y * 2
+
+
+def test_the_node_of_the_backward_that_differs_first_is_named() -> None:
+    finding = found(backward_from_other_memory)
+    assert finding.op == "MulBackward0"
+    assert "the gradient of inputs[0] differs between two runs" in finding.message
+
+
+def test_a_hook_that_differs_is_told_without_an_operation() -> None:
+    def hooked(x: Tensor) -> Tensor:
+        y = x.sin()
+        y.register_hook(lambda g: g * (1 + next(CALLS) * 1e-3))
+        return y * 2
+
+    report = check_gradients(hooked, torch.linspace(0.5, 2, 12))
+    (finding,) = [f for f in report.findings if f.code == "GC106"]
+    assert finding.op == ""
+    assert "gradient" in finding.message
+
+
+def test_a_backward_with_seeded_noise_repeats_itself() -> None:
+    class Noisy(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return g + torch.randn_like(g)
+
+    report = check_gradients(Noisy.apply, torch.linspace(0.5, 2, 12))
+    assert not [f for f in report.findings if f.code == "GC106"]
