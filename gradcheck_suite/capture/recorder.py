@@ -32,6 +32,7 @@ from .sources import SourceFinder, is_running
 from .traits import OpTraits, any_requires_grad, read_traits, tensors_of
 from .undisturbed import call_plainly, undisturbed
 from .values import TensorValue
+from .versions import advance
 
 __all__ = ["Recorder"]
 
@@ -143,6 +144,9 @@ class Recorder(Segments, TorchDispatchMode):  # type: ignore[no-untyped-call]  #
         if call is None:
             return undisturbed(func, args, kwargs)
         out = func(*args, **kwargs) if call_plainly(call.inputs) else undisturbed(func, args, kwargs)
+        if self._keep_operations and traits.effects:  # who only watches is told of writes, and does so itself
+            for tensor, _ in call.before:
+                advance(traits.name, tensor)
         if isinstance(out, torch.Tensor):
             if out.is_meta:
                 return out

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..capture.modules import ModuleStack
+from ..capture.versions import advance
 from ..evidence import Finding, Location, Trace
 from ..rules.non_leaf_grad import NonLeafGrad
 from .calls import DirectCalls
@@ -30,7 +31,6 @@ from .steps import Steps
 from .stretches import AccumulateGrad, KnownSteps, is_undisturbed
 from .training_modes import TrainingModes
 from .unreached import Unreached
-from .versions import advance
 
 __all__ = ["Hazards", "Observation"]
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradcheck_suite import watch
+from gradcheck_suite import check_gradients, watch
+from gradcheck_suite.errors import ModelError
 
 ONE_ARGUMENT = {
     "_foreach_abs_",
@@ -125,3 +126,14 @@ def test_inference_tensors_have_no_version() -> None:
     with watch(verify=False) as session, torch.inference_mode():
         torch._foreach_add_(values(), 1.0)
     assert session.internal_errors == []
+
+
+def test_a_check_lets_torch_refuse_what_foreach_has_overwritten() -> None:
+    def model(x: torch.Tensor) -> torch.Tensor:
+        y = x.exp()
+        with torch.no_grad():
+            torch._foreach_mul_([y], 2.0)
+        return y
+
+    with pytest.raises(ModelError, match="modified by an inplace operation"):
+        check_gradients(model, torch.ones(3))
