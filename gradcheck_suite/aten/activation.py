@@ -89,7 +89,7 @@ def hardtanh(self, min_val=-1, max_val=1):
 def hardsigmoid(self):
     data = raw(self)
     sloped = (data > -3) & (data < 3)
-    return e.where(sloped, self / 6.0 + 0.5, constant(np.where(data > 0, 1.0, 0.0)))
+    return e.where(sloped, self / 6.0 + 0.5, constant((data > 0).astype(data.dtype)))
 
 
 @meaning("aten::hardswish")

@@ -20,7 +20,7 @@ def nll(self, target, weight, reduction, ignore_index):
         e.take_along_axis(self, index=np.expand_dims(chosen, classes_axis), axis=classes_axis),
         axis=classes_axis,
     )
-    weights = used.astype(np.float64) if weight is None else e.getitem(weight, index=chosen) * used
+    weights = used.astype(raw(self).dtype) if weight is None else e.getitem(weight, index=chosen) * used
     loss = e.negative(picked * weights)
     total = constant(np.sum(raw(weights)))
     if reduction == 0:

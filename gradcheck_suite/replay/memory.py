@@ -20,7 +20,7 @@ from ..engine import Tensor
 from ..engine import ops as e
 from ..evidence import Array, TensorRef
 
-__all__ = ["Memory", "as_recorded", "is_differentiable", "meets_itself", "to_engine_array"]
+__all__ = ["Memory", "as_recorded", "is_as_recorded", "is_differentiable", "meets_itself", "to_engine_array"]
 
 Geometry = tuple[tuple[int, ...], tuple[int, ...], int]
 
@@ -41,6 +41,11 @@ def as_recorded() -> Iterator[None]:
         yield
     finally:
         _AS_RECORDED.reset(token)
+
+
+def is_as_recorded() -> bool:
+    """Whether the engine computes in the precision of what was recorded."""
+    return _AS_RECORDED.get()
 
 
 def to_engine_array(ref: TensorRef) -> Array:

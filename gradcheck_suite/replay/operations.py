@@ -14,7 +14,7 @@ from ..engine import Tensor
 from ..engine import ops as e
 from ..errors import GradcheckError
 from ..evidence import Array, OpRecord, TensorRef
-from .memory import is_differentiable, to_engine_array
+from .memory import is_as_recorded, is_differentiable, to_engine_array
 from .selections import positions_anew, selected_anew
 
 __all__ = [
@@ -287,4 +287,6 @@ def _fit(ref: TensorRef, value: Any) -> Any:
         value = e.cast(value, dtype="complex128")
     elif not ref.dtype.startswith("complex") and value.dtype.kind == "c":
         value = e.real(value)
+    if value.dtype.name != ref.dtype and ref.dtype == "float32" and is_as_recorded():
+        value = e.cast(value, dtype="float32")  # some meaning met a constant in double precision
     return value

@@ -57,6 +57,27 @@ def test_a_sensitive_model_is_given_the_room_that_it_needs(dtype: torch.dtype) -
     assert Outcome.DISAGREE not in {t.outcome for t in found.gradients.values()}
 
 
+@pytest.mark.parametrize(
+    "kink",
+    [nn.Hardsigmoid(), nn.Hardswish(), nn.Dropout(0.3), nn.LogSoftmax(1), lambda x: x / torch.tensor(3)],
+)
+def test_what_meets_a_constant_in_double_precision_is_still_replayed_in_float32(kink: Any) -> None:
+    """A bias between two normalisations has no gradient: what torch finds is rounding, and of the model's precision."""
+    torch.manual_seed(0)
+    first, second = (
+        nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)),
+        nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)),
+    )
+    bias = torch.randn(8)
+    rest = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
+
+    def run(x: Tensor, bias: Tensor) -> Tensor:
+        return rest(second(kink(first(x))) + bias)
+
+    found = replay(run, draw(64, 4, dtype=torch.float32), bias)
+    assert {t.outcome for t in found.gradients.values()} == {Outcome.AGREE}, found.gradients
+
+
 def test_a_wrong_backward_shows_at_the_leaves_only() -> None:
     found = replay(lambda x: Tripled.apply(x).sum(), draw(3))
     assert found.gradients["x0"].outcome is Outcome.DISAGREE
