@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["WIDER", "Additions", "InFloat64", "PrecisionProbe"]
+__all__ = ["WIDER", "Additions", "InFloat64", "PrecisionProbe", "Results"]
 
 WIDER = {
     torch.float16: torch.float64,
@@ -154,3 +155,53 @@ class Additions(TorchFunctionMode):
             if bool(lost.any()):
                 self.found.append((result, lost))
         return result
+
+
+# What they make is small beside the 1 that it was computed from: log(1 + t) is known to an eps, not to an eps of itself.
+_BESIDE_ONE = frozenset(
+    (
+        "_log_softmax",
+        "binary_cross_entropy_with_logits",
+        "log_sigmoid_forward",
+        "logaddexp",
+        "logaddexp2",
+        "softplus",
+    )
+)
+
+
+class Results(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """What every operation made, with how large the numbers were that were rounded on the way to each element."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._found: list[tuple[Tensor, float]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        least = 1.0 if func.__name__.partition(".")[0] in _BESIDE_ONE else 0.0
+        for x in _pytree.tree_leaves(result):
+            if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()):
+                self._found.append((x, least))
+        return result
+
+    def noise(self, outputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> float:
+        """Standard size of what one rounding of each element of each result does to ``sum <cotangent, output>``.
+
+        First-order error analysis; Higham, "Accuracy and Stability of Numerical Algorithms", 2002, sections 1.6 and 3.
+        """
+        tracked = [(x, least) for x, least in self._found if x.requires_grad and x.layout is torch.strided]
+        if not tracked:
+            return 0.0
+        found = torch.autograd.grad(
+            outputs, [x for x, _ in tracked], cotangents, allow_unused=True, materialize_grads=False
+        )
+        total = 0.0
+        for (x, least), g in zip(tracked, found):
+            if g is not None:
+                size = x.detach().abs().clamp(min=least) * g.detach().abs()
+                unit = float(torch.linalg.vector_norm(size[torch.isfinite(size)])) * torch.finfo(x.dtype).eps
+                total += unit * unit
+        return math.sqrt(total)

@@ -7,7 +7,7 @@ of every gradient, relative to the recorded graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -17,9 +17,11 @@ import numpy as np
 from ..aten import MeaningUndefinedError, lookup
 from ..compare.tolerance import (
     SPREAD,
+    ULPS,
     accumulation,
     coarsest_eps,
     granted,
+    in_any_order,
     is_differentiable_dtype,
     judge,
     long_sum,
@@ -39,8 +41,10 @@ from ..evidence import (
 from ..replay import LocalGradients, Unexplained, local_gradients, narrow_gradients
 from .held_shape import along_symmetric_changes, only_hermitian_part
 from .joint_choice import NO_CHOICE, accused_together
+from .rounding import only_rounding
 from .second_opinion import CONTRADICTED, Accusation, among_the_choices, beyond_the_domain, second_opinion
 from .sums import MODULE_HOOK, is_module_hook, node_name, reduced
+from .terms import terms_of_gradient, terms_of_value
 
 __all__ = ["EdgeOutcomes", "Fallback", "check_node", "is_vacuous", "worst"]
 
@@ -64,6 +68,10 @@ class Fallback(Protocol):
         numerically: bool = False,
     ) -> LocalGradients:
         """``numerically``: from differences only. Raises ``Unexplained`` where it cannot say either."""
+        ...
+
+    def in_float64(self, node: NodeRecord, cotangents: Sequence[ArraySource | None]) -> Mapping[int, Array]:
+        """torch's own backward of the node, run again in float64, by edge. Raises ``Unexplained`` where that cannot be."""
         ...
 
 
@@ -176,7 +184,7 @@ def check_node(
             return _verdict(node, testimonies, "", 0), dict.fromkeys(positions, Outcome.INCONCLUSIVE)
         how, remark = local.how, "; ".join(r for r in (remark, forward.reason) if r)
     said = [
-        _check_group(node, local, number, gradients, cotangents, dtype, remark)
+        _check_group(node, local, number, gradients, cotangents, dtype, remark, fallback)
         for number in range(len(local.groups))
     ]
     if node.role == "function" and fallback is not None and any(t.reason == CONTRADICTED for t in said):
@@ -184,7 +192,7 @@ def check_node(
         try:
             again = fallback(node, cotangents, seed, CONTRADICTED, numerically=True)
             said = [
-                _check_group(node, again, number, gradients, cotangents, dtype, _BRANCHES)
+                _check_group(node, again, number, gradients, cotangents, dtype, _BRANCHES, fallback)
                 for number in range(len(again.groups))
             ]
             local, how = again, again.how
@@ -248,7 +256,7 @@ def _at_first_sight(
         if gradient is None:
             continue
         actual = _returned(gradients, (position,), gradient.shape)
-        slack = long_sum(_terms(node, gradient, cotangents), "float32")
+        slack = long_sum(terms_of_gradient(node, gradient, cotangents), "float32")
         comparison = settles(gradient, actual, dtype="float32", slack=slack)
         if comparison is None:
             return {}
@@ -300,6 +308,9 @@ def _check_forward(node: NodeRecord, local: LocalGradients, dtype: str) -> Testi
         if outcome is Outcome.DISAGREE:
             noise = partial(local.output_noise, slot, eps, _MORE_SAMPLES)
             outcome, comparison = judge(value, ref.source.array(), dtype=dtype, noise=noise, slack=4.0)
+        if outcome is Outcome.DISAGREE and dtype in ULPS:
+            grown = partial(_times, noise, in_any_order(terms_of_value(node, value.size)))
+            outcome, _ = judge(value, ref.source.array(), dtype=dtype, noise=grown, slack=4.0, spread=1.0)
         if outcome is Outcome.DISAGREE:
             return Testimony(
                 "engine",
@@ -309,6 +320,10 @@ def _check_forward(node: NodeRecord, local: LocalGradients, dtype: str) -> Testi
                 reason="the engine's forward value differs from torch's, so it cannot speak about the gradient",
             )
     return None
+
+
+def _times(noise: Callable[[], Array], factor: float) -> Array:
+    return noise() * factor
 
 
 def _within_the_forward(testimony: Testimony, forward: Testimony) -> Testimony:
@@ -343,6 +358,7 @@ def _check_group(
     cotangents: Sequence[ArraySource | None],
     dtype: str,
     remark: str,
+    fallback: Fallback | None,
 ) -> Testimony:
     group = local.groups[number]
     expected = local.gradients[number]
@@ -358,7 +374,7 @@ def _check_group(
     if actual is not None and actual.shape == expected.shape:
         expected, actual = only_hermitian_part(node, expected), only_hermitian_part(node, actual)
         expected, actual = _where_stored(ref, expected), _where_stored(ref, actual)
-    terms = 0.0 if numerical else _terms(node, expected, cotangents)
+    terms = 0.0 if numerical else terms_of_gradient(node, expected, cotangents)
     grown = 1.0 if numerical else accumulation(terms, dtype)
     slack = long_sum(terms, dtype)
     accuracy = max((known.accuracy for op in node.ops for known in [lookup(op.name)] if known), default=0.0)
@@ -397,6 +413,15 @@ def _check_group(
                 remark or "torch's NaN at elements that are not finite themselves, where nothing is defined"
             )
     subject = _subject(node, group[0])
+    if outcome is Outcome.DISAGREE and not numerical and fallback is not None and actual is not None:
+        rounded = only_rounding(
+            node, number, expected, actual, cotangents, fallback.in_float64, dtype=dtype, terms=terms
+        )
+        if rounded is not None:
+            comparison, why = rounded
+            return Testimony(
+                "engine", subject, Outcome.AGREE, comparison, reason="; ".join(r for r in (remark, why) if r)
+            )
     base = None if ref is None else ref.source.wide
     if outcome is Outcome.AGREE and not numerical and actual is not None:
         case = Accusation(local, number, subject, remark, dtype, expected, actual, again, base)
@@ -436,21 +461,6 @@ def _check_group(
             # What is wrong along those is to be told, not which half was meant.
             return replace(said, comparison=comparison, value=None)
     return said
-
-
-def _terms(node: NodeRecord, gradient: Array, cotangents: Sequence[ArraySource | None]) -> float:
-    """About how many terms were added up for one element of the gradient.
-
-    Exact for a plain sum (elements of the cotangent per element of the gradient) and for a contraction of the
-    cotangent with one other operand, whose sizes multiply to gradient size times the square of the summed extent.
-    The other operand need not carry a gradient (the image before the first convolution).
-    """
-    size = max(gradient.size, 1)
-    cotangent = max((c.array().size for c in cotangents if c is not None), default=1)
-    operands = [ref for ref in node.inputs if ref is not None]
-    operands.extend(value for op in node.ops for value in op.args if isinstance(value, TensorRef))
-    other = max((int(np.prod(ref.shape)) for ref in operands), default=1)
-    return max(cotangent / size, float(np.sqrt(cotangent * other / size)))
 
 
 def _returned(

@@ -15,12 +15,13 @@ import torch
 
 from ..capture.origins import NodeOrigin
 from ..capture.recorder import Recorder
-from ..evidence import ArraySource, NodeRecord
+from ..evidence import Array, ArraySource, NodeRecord
 from ..replay import LocalGradients, Unexplained, local_gradients
 from ..replay.operations import further_meanings
 from .decomposition import Decompositions, overload_of
 from .engine import Fallback
 from .local_difference import numerical_gradients
+from .rerun import backward_in_float64
 
 __all__ = ["fallback_for"]
 
@@ -43,9 +44,19 @@ def fallback_for(
         A function of a node, the cotangents it received, a seed and the reason why the engine could not speak; it
         raises ``Unexplained`` with all reasons where nothing can be said.
     """
-    found = decompositions or Decompositions()
+    return _Fallback(recorder, autograd_nodes, decompositions or Decompositions())
 
-    def fallback(
+
+class _Fallback:
+    def __init__(
+        self, recorder: Recorder, autograd_nodes: Mapping[int, Any], decompositions: Decompositions
+    ) -> None:
+        self._recorder = recorder
+        self._nodes = autograd_nodes
+        self._decompositions = decompositions
+
+    def __call__(
+        self,
         node: NodeRecord,
         cotangents: Sequence[ArraySource | None],
         seed: int,
@@ -58,18 +69,21 @@ def fallback_for(
             _refuse_dependent(node, reason)
         if node.ops and not numerically:
             try:
-                return _decomposed(node, cotangents, seed, found)
+                return _decomposed(node, cotangents, seed, self._decompositions)
             except Unexplained as error:
                 reasons.append(str(error))
         try:
-            return numerical_gradients(
-                node, cotangents, _origin(recorder, autograd_nodes[node.key], node), seed=seed
-            )
+            return numerical_gradients(node, cotangents, self._origin(node), seed=seed)
         except Unexplained as error:
             reasons.append(f"not numerically either: {error}")
         raise Unexplained("; ".join(dict.fromkeys(reasons)))
 
-    return fallback
+    def in_float64(self, node: NodeRecord, cotangents: Sequence[ArraySource | None]) -> Mapping[int, Array]:
+        """See :func:`~gradcheck_suite.witnesses.rerun.backward_in_float64`."""
+        return backward_in_float64(node, self._origin(node), cotangents)
+
+    def _origin(self, node: NodeRecord) -> NodeOrigin | None:
+        return _origin(self._recorder, self._nodes[node.key], node)
 
 
 def _refuse_dependent(node: NodeRecord, reason: str) -> None:

@@ -17,7 +17,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ..capture.inputs import PreparedCall
 from ..capture.outputs import describe, output_tensors
-from ..capture.precision import WIDER, Additions, InFloat64, PrecisionProbe
+from ..capture.precision import WIDER, Additions, InFloat64, PrecisionProbe, Results
 from ..capture.state import Snapshot
 from ..capture.stops import StopGradients
 from .accumulation import inner_accumulation
@@ -280,6 +280,26 @@ class World:
         return any(
             g is not None and bool((g.abs() * lost).any()) for g, (_, lost) in zip(gradients, additions.found)
         )
+
+    def rounding(self) -> float:
+        """How far the roundings of all intermediate results may move one value of the function.
+
+        0 where that cannot be told.
+        """
+        self.place()
+        try:
+            with Results() as made:
+                results = self.run()
+            tracked = [(r, c) for r, c in zip(results, self.cotangents) if r.requires_grad]
+            if not tracked:
+                return 0.0
+            outputs, cotangents = zip(*tracked)
+            mode: Any = InFloat64() if self.wide else torch.enable_grad()
+            with mode:
+                noise: float = made.noise(outputs, cotangents)
+            return noise
+        except Exception:  # whatever the user's code raises under another mode
+            return 0.0
 
     def record_stops(self) -> StopGradients:
         """What leaves the graph at the base point; the caller chooses what of it to hold."""

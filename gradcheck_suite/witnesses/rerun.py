@@ -1,4 +1,4 @@
-"""One recorded operation or custom Function, run again in torch on other inputs."""
+"""One recorded operation or custom Function, run again in torch: on other inputs, or in float64 and then backward."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from ..capture.origins import NodeOrigin
 from ..capture.values import to_array
-from ..evidence import Array, NodeRecord, OpRecord, TensorRef
+from ..evidence import Array, ArraySource, NodeRecord, OpRecord, TensorRef
 from ..replay import Unexplained
 from ..replay.memory import is_differentiable
 from ..replay.segment import tensors_in
 from .decomposition import overload_of, torch_arguments, torch_tensor
 
-__all__ = ["Rerun", "rerun_of"]
+__all__ = ["Rerun", "backward_in_float64", "rerun_of"]
 
 # Where torch.library makes Functions out of ``register_autograd``.
 _GENERATED = "torch._library.autograd"
 
 Rerun = Callable[[Mapping[int, Array], bool], "list[Array | None]"]
 """Values by position of the gradient edge, and whether to compute in float64; gives one result per slot."""
+
+_Call = Callable[[Callable[[int, torch.Tensor], torch.Tensor], bool], "list[torch.Tensor | None]"]
+"""Given what to put in place of the recorded tensor at the position of a gradient edge; gives one tensor per slot."""
 
 
 def rerun_of(node: NodeRecord, origin: NodeOrigin | None) -> Rerun:
@@ -33,13 +36,68 @@ def rerun_of(node: NodeRecord, origin: NodeOrigin | None) -> Rerun:
     Raises:
         Unexplained: it cannot be.
     """
+    return _quietly(_on_arrays(_call_of(node, origin)))
+
+
+def backward_in_float64(
+    node: NodeRecord, origin: NodeOrigin | None, cotangents: Sequence[ArraySource | None]
+) -> dict[int, Array]:
+    """What torch's own backward of a node gives when forward and backward are run again in float64, by gradient edge.
+
+    Nothing of the engine's is in it: it tells rounding in float32 from a formula that is wrong.
+
+    Raises:
+        Unexplained: it cannot be run again so.
+    """
+    if any(op.random for op in node.ops):
+        raise Unexplained("its forward draws random numbers")
+    call = _call_of(node, origin)
+    leaves: dict[int, torch.Tensor] = {}
+
+    def leaf(position: int, recorded: torch.Tensor) -> torch.Tensor:
+        tensor = _widened(recorded.clone(), True)
+        if node.edges[position] is None:
+            return tensor
+        leaves[position] = tensor.requires_grad_()
+        return tensor.clone()  # what is written into must not be a leaf
+
+    def run(_: Mapping[int, Array], __: bool) -> list[Array | None]:
+        with torch.enable_grad():
+            outputs = call(leaf, True)
+            heads, weights = [], []
+            for slot, cotangent in enumerate(cotangents):
+                output = outputs[slot] if slot < len(outputs) else None
+                if cotangent is None or output is None or not output.requires_grad:
+                    continue
+                heads.append(output)
+                weights.append(torch.from_numpy(np.array(cotangent.wide())).to(output.dtype))
+            found = torch.autograd.grad(heads, list(leaves.values()), weights, allow_unused=True)
+        return [None if g is None else to_array(g.detach()) for g in found]
+
+    gradients = _quietly(run)({}, True)
+    return {position: g for position, g in zip(leaves, gradients) if g is not None}
+
+
+def _call_of(node: NodeRecord, origin: NodeOrigin | None) -> _Call:
     if node.role == "op" and len(node.ops) == 1:
-        return _quietly(_operation(node, node.ops[0]))
+        return _operation(node, node.ops[0])
     if origin is not None and origin.function_class is not None:
         if origin.function_class.__module__ == _GENERATED:
-            return _quietly(_library_operation(node, origin.arguments))
-        return _quietly(_function(node, origin.function_class, origin.arguments))
+            return _library_operation(node, origin.arguments)
+        return _function(node, origin.function_class, origin.arguments)
     raise Unexplained("its forward cannot be run again by itself")
+
+
+def _on_arrays(call: _Call) -> Rerun:
+    def run(values: Mapping[int, Array], wide: bool) -> list[Array | None]:
+        def put(position: int, recorded: torch.Tensor) -> torch.Tensor:
+            if position in values:
+                return _tensor(values[position], recorded, wide)
+            return _widened(recorded.clone(), wide)
+
+        return [None if value is None else to_array(value) for value in call(put, wide)]
+
+    return run
 
 
 def _quietly(run: Rerun) -> Rerun:
@@ -73,20 +131,20 @@ def _tensor(value: Array, like: torch.Tensor, wide: bool) -> torch.Tensor:
     return result
 
 
-def _operation(node: NodeRecord, op: OpRecord) -> Rerun:
+def _operation(node: NodeRecord, op: OpRecord) -> _Call:
     overload = overload_of(op.name)
     if overload is None:
         raise Unexplained(f"{op.name} cannot be called again")
     recorded = {id(ref): torch_tensor(ref) for ref in tensors_in((op.args, op.kwargs), TensorRef)}
+    edges = {id(ref): position for position, ref in enumerate(node.inputs) if ref is not None}
     places = [
         _place(op, node.outputs[slot] if slot < len(node.outputs) else None)
         for slot in range(len(node.outputs))
     ]
 
-    def run(values: Mapping[int, Array], wide: bool) -> list[Array | None]:
-        moved = {id(node.inputs[position]): value for position, value in values.items()}
+    def run(put: Callable[[int, torch.Tensor], torch.Tensor], wide: bool) -> list[torch.Tensor | None]:
         given = {
-            key: _tensor(moved[key], like, wide) if key in moved else _widened(like.clone(), wide)
+            key: put(edges[key], like) if key in edges else _widened(like.clone(), wide)
             for key, like in recorded.items()
         }
         args, kwargs = torch_arguments(overload, op.args, op.kwargs, given)
@@ -94,14 +152,14 @@ def _operation(node: NodeRecord, op: OpRecord) -> Rerun:
         flat: list[Any] = []
         for item in result if isinstance(result, list | tuple) else (result,):
             flat.extend(item if isinstance(item, list | tuple) else (item,))
-        found: list[Array | None] = []
+        found: list[torch.Tensor | None] = []
         for kind, number in places:
             value = None
             if kind == "output":
                 value = flat[number]
             elif kind == "written":
                 value = given[id(op.written[number][0])]
-            found.append(to_array(value) if isinstance(value, torch.Tensor) else None)
+            found.append(value if isinstance(value, torch.Tensor) else None)
         return found
 
     return run
@@ -120,7 +178,7 @@ def _place(op: OpRecord, wanted: TensorRef | None) -> tuple[str, int]:
     return "", 0
 
 
-def _function(node: NodeRecord, cls: Any, arguments: Sequence[Any] | None) -> Rerun:
+def _function(node: NodeRecord, cls: Any, arguments: Sequence[Any] | None) -> _Call:
     if arguments is None:
         raise Unexplained("the arguments that its forward was called with are not known")
     positions = [i for i, value in enumerate(arguments) if isinstance(value, TensorRef)]
@@ -130,21 +188,18 @@ def _function(node: NodeRecord, cls: Any, arguments: Sequence[Any] | None) -> Re
         )
     recorded = {i: torch_tensor(arguments[i]) for i in positions}
 
-    def run(values: Mapping[int, Array], wide: bool) -> list[Array | None]:
+    def run(put: Callable[[int, torch.Tensor], torch.Tensor], wide: bool) -> list[torch.Tensor | None]:
         call: list[Any] = list(arguments)
         for edge, i in enumerate(positions):
-            like = recorded[i]
-            call[i] = _tensor(values[edge], like, wide) if edge in values else _widened(like.clone(), wide)
+            call[i] = put(edge, recorded[i])
         result = cls.apply(*call)
         flat = result if isinstance(result, tuple) else (result,)
-        return [
-            to_array(value) if isinstance(value, torch.Tensor) and _matters(value) else None for value in flat
-        ]
+        return [value if isinstance(value, torch.Tensor) and _matters(value) else None for value in flat]
 
     return run
 
 
-def _library_operation(node: NodeRecord, arguments: Sequence[Any] | None) -> Rerun:
+def _library_operation(node: NodeRecord, arguments: Sequence[Any] | None) -> _Call:
     """A ``torch.library.custom_op``: torch makes a Function for it, with what its dispatcher needs."""
     op = node.ops[0] if len(node.ops) == 1 else None
     overload = overload_of(op.name) if op is not None else None

@@ -554,3 +554,30 @@ def test_one_side_is_enough_for_what_is_right_and_not_for_what_is_wrong(seed: in
 
     assert check(torch.exp, X, seed=seed).evaluations == 3
     assert check(Off.apply, X, seed=seed).outcome is Outcome.DISAGREE
+
+
+CERTAIN: dict[str, Callable[[Tensor], Tensor]] = {
+    "cross entropy": lambda o: F.cross_entropy(o, o.argmax(1)),
+    "log softmax": lambda o: o.log_softmax(1).max(1).values,
+    "divergence": lambda o: F.kl_div(o.log_softmax(1), o.softmax(1).detach(), reduction="batchmean"),
+    "sigmoid": lambda o: F.binary_cross_entropy_with_logits(o, (o > 0).to(o.dtype)),
+    "tanh": lambda o: 1 - o.tanh().square(),
+}
+
+
+@pytest.mark.parametrize("scale", [20, 60, 100])
+@pytest.mark.parametrize("name", CERTAIN)
+def test_a_model_that_is_certain_of_everything_is_not_accused(name: str, scale: int) -> None:
+    """Its loss is 1e-15 and a staircase: the steps are those of the numbers around 1 that it is computed from."""
+    for seed in range(8):
+        torch.manual_seed(seed)
+        model, x = nn.Linear(4, 5).double(), torch.randn(3, 4, dtype=torch.float64)
+        result = check(model, (x,), loss=lambda o: CERTAIN[name](o * scale), seed=seed)
+        assert result.outcome is not Outcome.DISAGREE, result
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-12, 1e-100])
+def test_a_small_function_is_no_excuse(size: float) -> None:
+    result = check(lambda x: size * (x.square().sum() + float(x.sum())), X, seed=1)
+    assert result.outcome is Outcome.DISAGREE
+    assert [cut.kind for cut in result.cuts] == ["number"]

@@ -1,0 +1,107 @@
+"""Sums whose terms come sorted by sign: torch's rounding is excused, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gradcheck_suite import Report, check_gradients
+from gradcheck_suite.evidence import Outcome
+
+ROWS = 16_384
+
+
+def sorted_weights(dtype: torch.dtype, rows: int = ROWS) -> Tensor:
+    """Half of them negative, half positive, and together zero."""
+    half = torch.rand(rows // 2, dtype=dtype, generator=torch.Generator().manual_seed(0)) + 0.5
+    return torch.cat([-half.sort().values, half.sort().values])
+
+
+def nearly_one(*shape: int, dtype: torch.dtype) -> Tensor:
+    return 1 + 0.01 * torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: nn.Linear(4, 4), (ROWS, 4)),
+    "layer norm": (lambda: nn.LayerNorm(4), (ROWS, 4)),
+    "batch norm": (lambda: nn.BatchNorm1d(4).eval(), (ROWS, 4)),
+    "convolution": (lambda: nn.Conv1d(3, 4, 3, padding=1), (1, 3, ROWS)),
+    "transposed convolution": (lambda: nn.ConvTranspose1d(3, 4, 3, padding=1), (1, 3, ROWS)),
+    "group norm": (lambda: nn.GroupNorm(2, 4), (1, 4, ROWS)),
+    "instance norm": (lambda: nn.InstanceNorm1d(4, affine=True), (1, 4, ROWS)),
+}
+
+
+def check(model: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> Report:
+    weights = sorted_weights(dtype)
+
+    def loss(output: Tensor) -> Tensor:
+        return (output * (weights if output.dim() == 3 else weights[:, None])).sum()
+
+    return check_gradients(model, (nearly_one(*shape, dtype=dtype),), loss=loss)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_sorted_batch_is_verified(name: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    make, shape = MODELS[name]
+    report = check(make().to(dtype), dtype, shape)
+    assert report.ok, str(report)
+    assert not [v for v in report.nodes if v.outcome is not Outcome.AGREE], str(report)
+
+
+def function(factor: float, *, forget: bool = False) -> Any:
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+            ctx.save_for_backward(x, weight)
+            return x @ weight
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+            x, weight = ctx.saved_tensors
+            if forget:
+                grad = torch.where(torch.arange(len(grad))[:, None] == 5, 0.0, grad)
+            return grad @ weight.T, (x.T @ grad) * factor
+
+    return Product.apply
+
+
+class Layer(nn.Module):
+    def __init__(self, product: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.product = product
+        generator = torch.Generator().manual_seed(3)
+        self.weight = nn.Parameter(torch.randn(4, 4, dtype=dtype, generator=generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(x, self.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_right_function_of_the_users_is_excused_too(dtype: torch.dtype) -> None:
+    report = check(Layer(function(1.0), dtype), dtype, (ROWS, 4))
+    assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "wrong", [{"factor": 1.001}, {"factor": -1.0}, {"factor": 1.0, "forget": True}], ids=str
+)
+def test_a_wrong_one_is_found_though_its_sum_cancels(wrong: dict[str, Any], dtype: torch.dtype) -> None:
+    report = check(Layer(function(**wrong), dtype), dtype, (ROWS, 4))
+    assert not report.ok, str(report)
+    assert [f.code for f in report.findings][:1] == ["GC101"], str(report)
+
+
+def test_what_is_excused_says_so() -> None:
+    torch.manual_seed(0)
+    report = check(nn.Linear(4, 4), torch.float32, (ROWS, 4))
+    said = [t.reason for v in report.nodes for t in v.testimonies if "sorted by sign" in t.reason]
+    assert said
+    assert "torch's own backward in float64 agrees" in said[0]
