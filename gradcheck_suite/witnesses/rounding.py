@@ -27,6 +27,8 @@ _REMARK = "as far off as a sum in {dtype} may be whose terms come sorted by sign
 _WIDE = ("float64", "complex128")
 # Of the noise of a second comparison, in float64.
 _SAMPLES = 12
+# Noise of the parts beyond so many times what they are granted without it is not worth its time.
+_MOST = 1e4
 
 Cotangents = Sequence["ArraySource | None"]
 
@@ -91,7 +93,7 @@ def _granted(
     """What the gradients of the parts may be off by together; their noise is measured where it is needed."""
     share = granted(dtype) * long_sum(terms, dtype)
     first = share * float(sum(np.max(np.abs(part.gradients[number]), initial=0.0) for part in parts))
-    if np.all(error <= first):
+    if np.all(error <= first) or np.max(error) > _MOST * first:
         return first
     grown = SPREAD * accumulation(terms, dtype)
     noise = [part.noise(number, EPS[dtype], _SAMPLES) for part in parts]
