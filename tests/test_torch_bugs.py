@@ -35,6 +35,12 @@ CALLS: dict[str, Callable[[Tensor], Tensor]] = {
         .transpose(1, 2)
     ),
     "bessel_precision": torch.special.bessel_j0,
+    "binary_cross_entropy_constant": lambda x: torch.nn.functional.binary_cross_entropy(
+        (100 * x).sigmoid(), torch.zeros_like(x)
+    ),
+    "celu_constant": lambda x: torch.nn.functional.celu(-x, 0.7),
+    "matrix_exp_half": lambda x: torch.matrix_exp(0.1 * x.view(3, 3).bfloat16()),
+    "sinc_near_zero": lambda x: torch.sinc(1e-6 * x),
     "hardsigmoid_constant": lambda x: torch.nn.functional.hardsigmoid(x - 5),
     "layer_norm_half_sums": lambda x: torch.nn.functional.layer_norm(
         torch.ones(4096, x.numel()).bfloat16(), x.shape, None, x.bfloat16()

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["WIDER", "Additions", "InFloat64", "PrecisionProbe", "Results"]
+__all__ = ["WIDER", "InFloat64", "PrecisionProbe", "Results"]
 
 WIDER = {
     torch.float16: torch.float64,
@@ -28,17 +28,6 @@ _WIDER_METHOD: dict[Any, Any] = {
 }
 # Here a dtype says how to read bytes, not how precisely to compute.
 _REINTERPRETING = {torch.Tensor.view, torch.frombuffer, torch.from_file}
-_ADDITIONS = {
-    getattr(owner, name)
-    for owner, names in (
-        (torch, ("add", "sub", "subtract", "rsub")),
-        (torch.Tensor, ("add", "add_", "sub", "sub_", "subtract", "subtract_", "__rsub__")),
-        (torch.Tensor, ("__add__", "__radd__", "__iadd__", "__sub__", "__isub__")),
-    )
-    for name in names
-}
-# A unit in the last place of the sum, beside the operand: a step of 1e-6 is then a handful of units.
-_LOST = 1e-6
 
 
 class InFloat64(TorchFunctionMode):
@@ -125,38 +114,6 @@ class PrecisionProbe(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
 
 
-class Additions(TorchFunctionMode):
-    """Sums in which a tracked value is lost beside a much larger one, with a mask of where.
-
-    ``scores - 1e30`` is constant in floating point: differences see 0 where the derivative is 1.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[Tensor, Tensor]] = []
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        # The operand's largest entry stands for all: the zeros that a ReLU leaves are not lost, only small.
-        sizes = [
-            float(x.detach().abs().max())
-            for x in args[:2]
-            if func in _ADDITIONS and isinstance(x, Tensor) and x.requires_grad and x.numel()
-        ]
-        result = func(*args, **(kwargs or {}))
-        if any(sizes) and isinstance(result, Tensor) and result.requires_grad and result.is_floating_point():
-            unit = torch.finfo(result.dtype).eps * result.detach().abs()
-            lost = unit > _LOST * min(size for size in sizes if size > 0)
-            if bool(lost.any()):
-                self.found.append((result, lost))
-        return result
-
-
 # What they make is small beside the 1 that it was computed from: log(1 + t) is known to an eps, not to an eps of itself.
 _BESIDE_ONE = frozenset(
     (
@@ -168,6 +125,8 @@ _BESIDE_ONE = frozenset(
         "softplus",
     )
 )
+# Where the slope of a cross entropy is no derivative any more, and a step away from there.
+_SATURATED = 1e-10
 
 
 class Results(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -176,11 +135,19 @@ class Results(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._found: list[tuple[Tensor, float]] = []
+        self.by_design = ""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.binary_cross_entropy.default:
+            share = args[0].detach()
+            if bool((share * (1 - share) < _SATURATED).any()):
+                self.by_design = (
+                    "binary_cross_entropy stops at -100 and bounds its slope where x (1 - x) is below 1e-12: by design its "
+                    "backward is not the derivative of its forward there"
+                )
         least = 1.0 if func.__name__.partition(".")[0] in _BESIDE_ONE else 0.0
         for x in _pytree.tree_leaves(result):
             if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()):

@@ -43,6 +43,22 @@ KNOWN_DEFECTS = (
         1e-9,
         "its backward evaluates polygamma(1, x), whose series stops at about ten digits",
     ),
+    KnownDefect(
+        "aten::celu",
+        "float64",
+        1e-7,
+        "its backward divides by alpha rounded to float32, also in float64",
+    ),
+    KnownDefect(
+        "aten::binary_cross_entropy",
+        "float64",
+        1e-8,
+        "its backward bounds the denominator by 1e-12 rounded to float32, also in float64",
+    ),
+    *(
+        KnownDefect("aten::sinc", dtype, 2.0, "near 0 its backward subtracts two nearly equal numbers")
+        for dtype in ("float64", "float32", "bfloat16", "float16")
+    ),
     *(
         KnownDefect(
             "aten::native_layer_norm",

@@ -26,11 +26,12 @@ class Perturbation:
     would cost more than the arithmetic that is perturbed. Larger arrays are done in blocks, each from another place.
     """
 
-    __slots__ = ("eps", "rng")
+    __slots__ = ("eps", "rng", "smallest")
 
-    def __init__(self, eps: float, rng: np.random.Generator) -> None:
+    def __init__(self, eps: float, rng: np.random.Generator, smallest: float = 0.0) -> None:
         self.eps = eps
         self.rng = rng
+        self.smallest = smallest
 
     def __call__(self, value: NDArray[Any]) -> NDArray[Any]:
         """`value * (1 + eps * u)`, u uniform in [-1, 1] per element; real and imaginary part on their own."""
@@ -48,17 +49,24 @@ class Perturbation:
             place = int(self.rng.integers(_TABLE_SIZE))
             errors = _TABLE[place : place + block.size] * self.eps
             errors += 1.0
-            np.multiply(block, errors, out=result[start : start + block.size], casting="same_kind")
+            noisy = result[start : start + block.size]
+            np.multiply(block, errors, out=noisy, casting="same_kind")
+            if self.smallest:
+                # Below the smallest normal number the distance between neighbours is the same for all.
+                low = (block != 0) & (np.abs(block) < self.smallest)
+                if low.any():
+                    noisy[low] += (self.smallest * self.eps) * _TABLE[place : place + block.size][low]
         return result.reshape(value.shape)
 
 
 @contextmanager
-def perturbed(eps: float, rng: np.random.Generator) -> Iterator[None]:
+def perturbed(eps: float, rng: np.random.Generator, smallest: float = 0.0) -> Iterator[None]:
     """Inside, every primitive's floating result is multiplied by (1 + eps * u), in forwards and backwards.
 
     Operations that only move data (reshape, getitem, concatenate, negative, ...) stay exact. `eps` is
     relative, for example `np.finfo(np.float32).eps`; the spread of the results over a few runs
-    measures how strongly rounding moves them.
+    measures how strongly rounding moves them. `smallest` is the smallest normal number: results below it get
+    an absolute error of `eps * smallest`, as numbers do that lose digits there.
     """
     if not eps >= 0:
         raise ValueError(
@@ -66,7 +74,7 @@ def perturbed(eps: float, rng: np.random.Generator) -> Iterator[None]:
         )
     mode = THREAD.mode
     outer = mode.perturbation
-    mode.perturbation = Perturbation(eps, rng)
+    mode.perturbation = Perturbation(eps, rng, smallest)
     try:
         yield
     finally:

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from ..aten import MeaningUndefinedError, lookup
 from ..compare.tolerance import (
+    EPS,
     SPREAD,
-    ULPS,
     accumulation,
     coarsest_eps,
     granted,
-    in_any_order,
     is_differentiable_dtype,
     judge,
     long_sum,
@@ -39,12 +37,20 @@ from ..evidence import (
     Testimony,
 )
 from ..replay import LocalGradients, Unexplained, local_gradients, narrow_gradients
+from .forward_value import MORE_SAMPLES, check_forward, within_the_forward
 from .held_shape import along_symmetric_changes, only_hermitian_part
 from .joint_choice import NO_CHOICE, accused_together
 from .rounding import only_rounding
-from .second_opinion import CONTRADICTED, Accusation, among_the_choices, beyond_the_domain, second_opinion
+from .second_opinion import (
+    CONTRADICTED,
+    NOT_TOGETHER,
+    Accusation,
+    among_the_choices,
+    beyond_the_domain,
+    second_opinion,
+)
 from .sums import MODULE_HOOK, is_module_hook, node_name, reduced
-from .terms import terms_of_gradient, terms_of_value
+from .terms import lost_in_attention, terms_of_gradient
 
 __all__ = ["EdgeOutcomes", "Fallback", "check_node", "is_vacuous", "worst"]
 
@@ -77,19 +83,19 @@ class Fallback(Protocol):
 
 _BRANCHES = "by differences: its forward decides by comparisons, so the engine's derivative on the recorded branches is none"
 
+_BY_FORMULA = (
+    "but the formula's derivative is what torch gives: torch's forward loses what differences look for"
+)
+
+_NOT_UNIQUE = "its singular vectors or eigenvectors are not unique here, and which are meant is open"
+
 _SYMMETRIC = "its input is a symmetric matrix, and the gradient is right along changes that keep it symmetric, and only there"
 
 _VACUOUS = "its cotangent is zero in every element, which any backward would pass"
 
-# Before accusing: that two samples of an element's noise are both ten times too small happens once in a hundred
-# elements, that twelve are does not happen.
-_MORE_SAMPLES = 12
 
-# A forward that is right to a relative error of d has a slope that is right to about n**2 * d, where n is the degree of
-# the polynomials that it is made of (A. A. Markov's inequality); special functions use about ten to thirty terms.
-_OF_THE_FORWARD = 1e3
-# What differences resolve, see ``witnesses/local_difference.py``.
-_MOST_OF_THE_FORWARD = 1e-2
+# Its steps are one operation of the engine, so that roundings between them are not sampled.
+_INSIDE_ATTENTION = 4.0
 
 _ORDER = {Outcome.AGREE: 0, Outcome.INCONCLUSIVE: 1, Outcome.DISAGREE: 2}
 
@@ -173,7 +179,7 @@ def check_node(
         return _verdict(node, testimonies, "", 0), dict.fromkeys(positions, Outcome.INCONCLUSIVE)
     how = local.how
     _, dtype = coarsest_eps(_dtypes(node))
-    forward = _check_forward(node, local, dtype)
+    own, forward = local, check_forward(node, local, dtype)
     if forward is not None:
         try:
             if fallback is None or node.role == "unknown":
@@ -187,6 +193,14 @@ def check_node(
         _check_group(node, local, number, gradients, cotangents, dtype, remark, fallback)
         for number in range(len(local.groups))
     ]
+    if own is not local and len(own.groups) == len(said):
+        said = [
+            t
+            if t.outcome is not Outcome.DISAGREE
+            or _check_group(node, own, n, gradients, cotangents, dtype, "", None).outcome is not Outcome.AGREE
+            else replace(t, outcome=Outcome.INCONCLUSIVE, reason=f"{t.reason}; {_BY_FORMULA}", value=None)
+            for n, t in enumerate(said)
+        ]
     if node.role == "function" and fallback is not None and any(t.reason == CONTRADICTED for t in said):
         # A bisection: its result follows the input, but on the recorded branches it does not.
         try:
@@ -204,7 +218,7 @@ def check_node(
         if testimony.outcome is Outcome.DISAGREE and is_module_hook(node):
             testimony = replace(testimony, outcome=Outcome.INCONCLUSIVE, reason=MODULE_HOOK, value=None)
         if forward is not None:
-            testimony = _within_the_forward(testimony, forward)
+            testimony = within_the_forward(testimony, forward)
         testimonies.append(testimony)
         elements += testimony.comparison.elements if testimony.comparison is not None else 0
         for position in group:
@@ -295,54 +309,6 @@ def _says_something(source: ArraySource | None) -> bool:
     return bool(np.any(array[np.isfinite(array)]))
 
 
-def _check_forward(node: NodeRecord, local: LocalGradients, dtype: str) -> Testimony | None:
-    """None when the engine's forward values are torch's; otherwise why its gradients must not be trusted here."""
-    eps, _ = coarsest_eps([dtype])
-    for slot, value in enumerate(local.outputs):
-        ref = node.outputs[slot] if slot < len(node.outputs) else None
-        if value is None or ref is None or not is_differentiable_dtype(ref.dtype):
-            continue
-        outcome, comparison = judge(
-            value, ref.source.array(), dtype=dtype, noise=partial(local.output_noise, slot, eps), slack=4.0
-        )
-        if outcome is Outcome.DISAGREE:
-            noise = partial(local.output_noise, slot, eps, _MORE_SAMPLES)
-            outcome, comparison = judge(value, ref.source.array(), dtype=dtype, noise=noise, slack=4.0)
-        if outcome is Outcome.DISAGREE and dtype in ULPS:
-            grown = partial(_times, noise, in_any_order(terms_of_value(node, value.size)))
-            outcome, _ = judge(value, ref.source.array(), dtype=dtype, noise=grown, slack=4.0, spread=1.0)
-        if outcome is Outcome.DISAGREE:
-            return Testimony(
-                "engine",
-                f"value of output {slot} of {node_name(node)}",
-                Outcome.INCONCLUSIVE,
-                comparison,
-                reason="the engine's forward value differs from torch's, so it cannot speak about the gradient",
-            )
-    return None
-
-
-def _times(noise: Callable[[], Array], factor: float) -> Array:
-    return noise() * factor
-
-
-def _within_the_forward(testimony: Testimony, forward: Testimony) -> Testimony:
-    """Nobody is accused of what the operation's own forward leaves open.
-
-    torch's ``bessel_j0`` and its ``bessel_j1`` are right to seven digits each, so one is the other's slope to fewer.
-    """
-    of_value, of_slope = forward.comparison, testimony.comparison
-    if testimony.outcome is not Outcome.DISAGREE or of_value is None or of_slope is None:
-        return testimony
-    open_ = _MOST_OF_THE_FORWARD
-    if of_value.scale > 0:
-        open_ = min(_OF_THE_FORWARD * of_value.max_error / of_value.scale, open_)
-    if not of_slope.max_error <= open_ * of_slope.scale:
-        return testimony
-    reason = f"{testimony.reason}; and the forward itself is not precise enough to settle a difference of this size"
-    return replace(testimony, outcome=Outcome.INCONCLUSIVE, reason=reason)
-
-
 def _where_stored(ref: TensorRef | None, gradient: Array) -> Array:
     """Of a sparse input only what it stores is a variable; torch returns the gradient of that, or of all of it."""
     if ref is None or ref.strides or not ref.shape or ref.shape != gradient.shape:
@@ -377,6 +343,10 @@ def _check_group(
     terms = 0.0 if numerical else terms_of_gradient(node, expected, cotangents)
     grown = 1.0 if numerical else accumulation(terms, dtype)
     slack = long_sum(terms, dtype)
+    attention = lost_in_attention(node)
+    if attention:
+        slack = max(slack, attention * EPS[dtype] / granted(dtype))
+        grown *= _INSIDE_ATTENTION
     accuracy = max((known.accuracy for op in node.ops for known in [lookup(op.name)] if known), default=0.0)
     if accuracy and not numerical:
         slack = max(slack, accuracy / granted(dtype))
@@ -397,7 +367,7 @@ def _check_group(
             expected,
             actual,
             dtype=dtype,
-            noise=lambda: local.noise(number, eps, _MORE_SAMPLES) * grown,
+            noise=lambda: local.noise(number, eps, MORE_SAMPLES) * grown,
             slack=slack,
             input_value=None if ref is None else (lambda: ref.source.array()),
         )
@@ -423,11 +393,11 @@ def _check_group(
                 "engine", subject, Outcome.AGREE, comparison, reason="; ".join(r for r in (remark, why) if r)
             )
     base = None if ref is None else ref.source.wide
-    if outcome is Outcome.AGREE and not numerical and actual is not None:
+    if outcome is Outcome.AGREE and not numerical and actual is not None and not attention:
         case = Accusation(local, number, subject, remark, dtype, expected, actual, again, base)
         accused = among_the_choices(case, comparison)
         if accused is not None:
-            return accused
+            return _of_unique_vectors(node, accused)
     if outcome is not Outcome.DISAGREE:
         reason = remark
         if outcome is Outcome.INCONCLUSIVE:
@@ -451,7 +421,7 @@ def _check_group(
     )
     found = actual if actual is not None else np.zeros(expected.shape)
     case = Accusation(local, number, subject, reason, dtype, expected, found, again, base)
-    said = second_opinion(case, comparison)
+    said = _of_unique_vectors(node, second_opinion(case, comparison))
     if said.outcome is Outcome.DISAGREE and node.role == "function" and ref is not None:
         same_along = along_symmetric_changes(ref, expected, found)
         if same_along is not None:
@@ -461,6 +431,15 @@ def _check_group(
             # What is wrong along those is to be told, not which half was meant.
             return replace(said, comparison=comparison, value=None)
     return said
+
+
+def _of_unique_vectors(node: NodeRecord, said: Testimony) -> Testimony:
+    """Equal or zero singular values leave a whole space of gradients open, which no sample of points beside spans."""
+    if said.outcome is not Outcome.DISAGREE or NOT_TOGETHER not in said.reason or node.role != "op":
+        return said
+    if not any(name in op.name for op in node.ops for name in ("svd", "eig", "matrix_norm", "pinv")):
+        return said
+    return replace(said, outcome=Outcome.INCONCLUSIVE, reason=_NOT_UNIQUE)
 
 
 def _returned(

@@ -34,8 +34,6 @@ __all__ = ["FiniteDifferenceResult", "excused", "finite_difference", "left_out"]
 _MOST_LOCALISED = 64
 # From so many elements on, a further evaluation costs more than it can tell.
 _MANY = 10_000
-# As many standard sizes of the rounding are not told from a difference.
-_ROUNDINGS = 16.0
 _KEPT = {"hermitian": "Hermitian", "lower": "lower triangular", "upper": "upper triangular"}
 
 
@@ -150,23 +148,6 @@ class _Examination:
 
     def examine(self, directions: int) -> FiniteDifferenceResult:
         """Everything this witness has to say, but for how often the model was run."""
-        result = self._judged(directions)
-        if result.outcome is not Outcome.DISAGREE or not self._is_lost(result.testimonies):
-            return result
-        doubt = "the difference is smaller than what rounding in between does to the function over the largest step"
-        said = tuple(_withdrawn(t, doubt) if t.outcome is Outcome.DISAGREE else t for t in result.testimonies)
-        return dataclasses.replace(result, testimonies=said, disagreeing=(), cuts=())
-
-    def _is_lost(self, testimonies: Sequence[Testimony]) -> bool:
-        """Whether none disagrees by more than the function's own rounding over the largest step.
-
-        The loss of a model that is certain of everything is 1e-15, computed from numbers around 1: it is a staircase.
-        """
-        wrong = [t.comparison for t in testimonies if t.outcome is Outcome.DISAGREE]
-        largest = max((c.error for c in wrong if c is not None), default=0.0)
-        return largest * self.world.precision.start <= _ROUNDINGS * self.world.rounding()
-
-    def _judged(self, directions: int) -> FiniteDifferenceResult:
         excluded = [
             Testimony(
                 WITNESS,
@@ -228,8 +209,6 @@ class _Examination:
             looks.append(seen)
         against = sum(look.outcome is Outcome.DISAGREE for look in looks)
         doubt = "this direction disagrees, but no other does" if against == 1 else ""
-        if against >= 2 and self.world.absorbs():
-            doubt = "a value is lost in a sum with a much larger one: differences cannot see its derivative"
         if against >= 2 and not doubt and self._agrees_beside(names):
             doubt = "a point 1 % away agrees: at the given one the function has a kink, and autograd's rule for it is a choice"
         testimonies = [

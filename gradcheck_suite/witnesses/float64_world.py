@@ -17,7 +17,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ..capture.inputs import PreparedCall
 from ..capture.outputs import describe, output_tensors
-from ..capture.precision import WIDER, Additions, InFloat64, PrecisionProbe, Results
+from ..capture.precision import WIDER, InFloat64, PrecisionProbe, Results
 from ..capture.state import Snapshot
 from ..capture.stops import StopGradients
 from .accumulation import inner_accumulation
@@ -27,6 +27,7 @@ __all__ = ["DOUBLE", "SINGLE", "Abstain", "Precision", "Twin", "World", "build",
 
 _DISPLACEMENT = 1e-2
 _REPRODUCIBLE = 64.0
+_SHAKES = 2
 _UNBOUND = types.CellType()
 
 
@@ -51,6 +52,14 @@ class Precision:
 
 DOUBLE = Precision("float64", torch.finfo(torch.float64).eps, 1e-3, 8.0, 1e-6, 1e-3, 4e-6, 3e-8, 1e-5)
 SINGLE = Precision("float32", torch.finfo(torch.float32).eps, 3e-2, 3.0, 1e-3, 2e-2, 1e-2, None, 1e-3)
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How far roundings move one value of the function, and why its gradient is not its derivative by design, or ""."""
+
+    noise: float = 0.0
+    by_design: str = ""
 
 
 class Abstain(Exception):
@@ -88,6 +97,8 @@ class World:
     still: Mapping[str, Tensor] = field(default_factory=dict)
     held: Mapping[str, str] = field(default_factory=dict)
     borrowed: bool = False
+    rounded: Rounding | None = None
+    moved: list[Mapping[str, Tensor]] | None = None
 
     def run(self) -> list[Tensor]:
         """The outputs that have a cotangent, from the present leaves."""
@@ -174,6 +185,7 @@ class World:
         Raises:
             Abstain: outputs are not finite, or the function insists on half precision.
         """
+        self.rounded, self.moved = None, None
         self.place()
         started = time.perf_counter()
         probe = PrecisionProbe(self.leaves.values())
@@ -266,40 +278,49 @@ class World:
             if not math.isfinite(self.norms[name]):
                 self.unusable.append(name)
 
-    def absorbs(self) -> bool:
-        """Whether a value that the gradient passes through is lost in a sum with a much larger one."""
-        self.place()
-        with Additions() as additions:
-            results = self.run()
-        tracked = [(r, c) for r, c in zip(results, self.cotangents) if r.requires_grad]
-        if not additions.found or not tracked:
-            return False
-        outputs, cotangents = zip(*tracked)
-        sums = [result for result, _ in additions.found]
-        gradients = torch.autograd.grad(outputs, sums, cotangents, allow_unused=True)
-        return any(
-            g is not None and bool((g.abs() * lost).any()) for g, (_, lost) in zip(gradients, additions.found)
-        )
+    def rounding(self) -> Rounding:
+        """What the roundings of all intermediate results do to one value of the function; looked at once."""
+        if self.rounded is None:
+            self.rounded = self._rounding()
+        return self.rounded
 
-    def rounding(self) -> float:
-        """How far the roundings of all intermediate results may move one value of the function.
-
-        0 where that cannot be told.
-        """
+    def _rounding(self) -> Rounding:
         self.place()
         try:
             with Results() as made:
                 results = self.run()
             tracked = [(r, c) for r, c in zip(results, self.cotangents) if r.requires_grad]
             if not tracked:
-                return 0.0
+                return Rounding()
             outputs, cotangents = zip(*tracked)
-            mode: Any = InFloat64() if self.wide else torch.enable_grad()
-            with mode:
-                noise: float = made.noise(outputs, cotangents)
-            return noise
+            with InFloat64() if self.wide else torch.enable_grad():
+                return Rounding(made.noise(outputs, cotangents), made.by_design)
         except Exception:  # whatever the user's code raises under another mode
-            return 0.0
+            return Rounding()
+
+    def shaken(self) -> list[Mapping[str, Tensor]]:
+        """The gradients where every element of every leaf is moved by a unit or two in its last place; computed once."""
+        if self.moved is None:
+            self.moved = []
+            for seed in range(_SHAKES):
+                there = copy.copy(self)
+                generator = torch.Generator().manual_seed(seed)
+                there.base = {
+                    name: base
+                    * (1 + self.precision.epsilon * torch.randint(-2, 3, base.shape, generator=generator)).to(
+                        base.device
+                    )
+                    for name, base in self.base.items()
+                }
+                there.dirty = set(self.leaves)
+                try:
+                    there.differentiate()
+                    self.moved.append(there.gradients)
+                except Exception:  # whatever the user's forward raises beside
+                    self.moved.append(self.gradients)
+                self.evaluations = there.evaluations
+            self.dirty = set(self.leaves)
+        return self.moved
 
     def record_stops(self) -> StopGradients:
         """What leaves the graph at the base point; the caller chooses what of it to hold."""

@@ -17,6 +17,8 @@ WITNESS = "finite_difference"
 _LEVELS = 4
 _EXTRA_LEVELS = 2
 _MOST_SHRINKS = 6
+# As many standard sizes of the rounding are not told from a difference.
+_ROUNDINGS = 16.0
 
 
 @dataclass(frozen=True)
@@ -137,12 +139,33 @@ def look(world: World, names: Sequence[str], subject: str, seed: int, deadline: 
                 )
         else:
             cause = "error"
+    elif outcome is Outcome.DISAGREE and (doubt := _doubt(world, move, expected, comparison)):
+        outcome, reason = Outcome.INCONCLUSIVE, doubt
     elif comparison is not None:
         reason = _with_precision(world, comparison, reason)
     speaks = _speaks(world, names)
     reason = f"{reason}; {speaks}" if reason else speaks
     value = slope.value if slope else None
     return Look(outcome, Testimony(WITNESS, subject, outcome, comparison, reason, value), cause)
+
+
+def _doubt(world: World, move: Direction, expected: float, comparison: Comparison | None) -> str:
+    """Why a disagreement may be nobody's fault, or ""."""
+    if comparison is None:
+        return ""
+    rounding = world.rounding()
+    if comparison.error * world.precision.start <= _ROUNDINGS * rounding.noise:
+        # The loss of a model that is certain of everything is 1e-15, computed from numbers around 1: a staircase.
+        return "the difference is smaller than what rounding in between does to the function over the largest step"
+    if rounding.by_design:
+        return rounding.by_design
+    moved = max(abs(move.inner(gradients) - expected) for gradients in world.shaken())
+    if comparison.error <= _ROUNDINGS * moved:
+        return (
+            f"autograd's number changes by {moved:.1g} when every leaf moves by a unit in the last place: the gradient itself "
+            "is lost in rounding"
+        )
+    return ""
 
 
 def _near(world: World, move: Direction, expected: float, terms: float) -> Comparison | None:

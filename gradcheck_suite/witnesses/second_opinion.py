@@ -16,6 +16,7 @@ from .joint_choice import MOST_PLACES, NO_CHOICE, one_choice
 __all__ = [
     "AT_A_KINK",
     "CONTRADICTED",
+    "NOT_TOGETHER",
     "Accusation",
     "among_the_choices",
     "beyond_the_domain",
@@ -28,13 +29,16 @@ AT_A_KINK = "at a kink"
 CONTRADICTED = "the engine and a finite difference of the forward contradict each other here"
 """The reason where nobody is accused: of a bisection, say, whose recorded branches do not follow the input."""
 
-_NOT_TOGETHER = (
+NOT_TOGETHER = (
     "at a kink its elements together are no mixture of the gradients right beside: no choice gives them"
 )
 
 # torch's algorithm may lose a few more digits than the engine's (a product of reflectors that is undone by their
 # inverses): below this many units in the last place a disagreement needs a second witness.
 _HAIR = 1e3
+# Of the gap between the slopes at a kink: what lies closer to the engine's choice is no other one (of several tied elements
+# each gets its share), but the same one and an error.
+_ANOTHER = 1e-4
 # Elements at kinks that are looked at one by one.
 _MOST_KINKS = 32
 
@@ -92,12 +96,12 @@ def second_opinion(case: Accusation, comparison: Comparison) -> Testimony:
         outcome, further = case.again(settled)
         if outcome is not Outcome.DISAGREE:
             if _one_choice(case, indices) is False:
-                return case.testimony(Outcome.DISAGREE, first, _NOT_TOGETHER)
+                return case.testimony(Outcome.DISAGREE, first, NOT_TOGETHER)
             more = f" and at {kinks} more" if kinks else ""
             return case.testimony(outcome, comparison, testimony.reason + more)
         comparison = further
     if _one_choice(case, _apart(case, first)) is False:
-        return case.testimony(Outcome.DISAGREE, first, _NOT_TOGETHER)
+        return case.testimony(Outcome.DISAGREE, first, NOT_TOGETHER)
     return case.testimony(
         Outcome.INCONCLUSIVE,
         comparison,
@@ -135,7 +139,7 @@ def among_the_choices(case: Accusation, comparison: Comparison) -> Testimony | N
         error=float(error[worst]),
         tolerance=NO_CHOICE * comparison.scale,
     )
-    return case.testimony(Outcome.DISAGREE, exact, _NOT_TOGETHER)
+    return case.testimony(Outcome.DISAGREE, exact, NOT_TOGETHER)
 
 
 def _apart(case: Accusation, comparison: Comparison) -> list[tuple[int, ...]]:
@@ -186,7 +190,8 @@ def _look(case: Accusation, comparison: Comparison) -> tuple[Testimony, bool]:
     low, high = sorted((difference.left, difference.right))
     # Relative to the gap: one-sided slopes that differ by rounding alone excuse nothing.
     margin = 0.05 * (high - low)
-    if difference.kink and low - margin <= a <= high + margin:
+    another = abs(e - a) > _ANOTHER * (high - low)
+    if difference.kink and another and low - margin <= a <= high + margin:
         reason = _a_choice(a, difference, comparison)
         return case.testimony(Outcome.AGREE, comparison, reason), True
     if difference.kink:
@@ -235,14 +240,17 @@ def _difference(case: Accusation, index: tuple[int, ...], unit: complex) -> Loca
 
 
 def beyond_the_domain(node: NodeRecord, ref: TensorRef | None, actual: Array | None) -> Array | None:
-    """Where torch returned NaN for an input that is NaN or infinite, if the operation's own value is not finite.
+    """Where an input is NaN, or infinite and torch returned NaN, and the operation's own value is not finite.
 
     The slope of ``logsumexp`` where all its inputs are -inf is as undefined as its value is infinite. A softmax that
     gets -inf beside finite numbers has a finite value, and zero is its slope.
     """
     if ref is None or actual is None or actual.shape != ref.shape:
         return None
-    beyond = ~np.isfinite(ref.source.array()) & np.isnan(actual)
+    base = ref.source.array()
+    if base.dtype.kind in "fc" and np.isnan(base).any():
+        return np.asarray(np.isnan(base))
+    beyond = ~np.isfinite(base) & np.isnan(actual)
     values = [r.source.array() for r in node.outputs if r is not None and is_differentiable_dtype(r.dtype)]
     if not beyond.any() or all(np.isfinite(v).all() for v in values):
         return None

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..evidence import Array, ArraySource, NodeRecord, TensorRef
 
-__all__ = ["terms_of_gradient", "terms_of_value"]
+__all__ = ["lost_in_attention", "terms_of_gradient", "terms_of_value"]
 
 
 def terms_of_gradient(node: NodeRecord, gradient: Array, cotangents: Sequence[ArraySource | None]) -> float:
@@ -36,3 +36,19 @@ def _sizes(node: NodeRecord) -> list[int]:
     operands.extend(value for op in node.ops for value in op.args if isinstance(value, TensorRef))
     # An operand that carries a gradient is among both.
     return sorted({id(ref): int(np.prod(ref.shape)) for ref in operands}.values(), reverse=True) or [1]
+
+
+def lost_in_attention(node: NodeRecord) -> float:
+    """The largest magnitude of a logsumexp that an attention kernel has kept for its backward; 0 for any other node.
+
+    A backward that computes the weights anew as ``exp(score - logsumexp)`` knows them to ``eps`` times that, however certain they
+    are (Dao et al., "FlashAttention", 2022, algorithm 4).
+    """
+    largest = 0.0
+    for op in node.ops:
+        kept = op.outputs[1] if "scaled_dot_product" in op.name and len(op.outputs) > 1 else None
+        if isinstance(kept, TensorRef):
+            values = kept.source.array()
+            values = np.abs(values[np.isfinite(values)])
+            largest = max(largest, float(values.max(initial=0.0)))
+    return largest

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from gradcheck_suite import check_gradients
 from gradcheck_suite.evidence import NodeRecord, NodeVerdict, Outcome
 from gradcheck_suite.witnesses.engine import check_node, worst
 from gradcheck_suite.witnesses.sums import check_sums
@@ -139,3 +140,25 @@ def test_sums_at_fan_outs_and_leaves() -> None:
         if t.outcome is not Outcome.AGREE
     }
     assert wrong == {(key, 0)}
+
+
+def test_a_small_error_beside_a_kink_is_no_choice() -> None:
+    """A difference over a step that crosses a tie shows a kink; the gradient is the engine's choice and an error."""
+
+    class Largest(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x)
+            return x.max(1).values
+
+        @staticmethod
+        def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+            (x,) = ctx.saved_tensors
+            chosen = torch.nn.functional.one_hot(x.argmax(1), x.shape[1]) * grad[:, None]
+            chosen[0] *= 1 + 1e-6
+            return chosen
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 6, dtype=torch.float64, generator=generator) + 1e5
+    assert not check_gradients(Largest.apply, (x,)).ok
+    assert check_gradients(lambda x: x.max(1).values, (x,)).ok

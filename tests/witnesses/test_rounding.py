@@ -105,3 +105,13 @@ def test_what_is_excused_says_so() -> None:
     said = [t.reason for v in report.nodes for t in v.testimonies if "sorted by sign" in t.reason]
     assert said
     assert "torch's own backward in float64 agrees" in said[0]
+
+
+@pytest.mark.parametrize("offset", [100.0, 1000.0])
+def test_attention_over_inputs_far_from_zero_is_verified(offset: float) -> None:
+    """A kernel that keeps the logsumexp of its scores knows its weights to an eps of that only."""
+    for seed in range(12):
+        torch.manual_seed(seed)
+        x = torch.randn(2, 4, 6) + offset
+        report = check_gradients(nn.TransformerEncoderLayer(6, 2, 8, 0.0, batch_first=True), (x,), seed=seed)
+        assert not [f for f in report.findings if f.code in ("GC101", "GC501")], str(report)
