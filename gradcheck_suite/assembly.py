@@ -202,7 +202,8 @@ def node_findings(trace: Trace, checked: Checked) -> list[Finding]:
                 function_name=function.name if function is not None else "",
             )
             names = [verdict.op] if function is None else [op.name for op in trace.nodes[key].ops]
-            defects = (known_defect(name, verdict.inputs, testimony.comparison) for name in names)
+            inside = function is not None
+            defects = (known_defect(n, verdict.inputs, testimony.comparison, inside=inside) for n in names)
             defect = next((d for d in defects if d is not None), None)
             if defect is not None:
                 whose = "a known defect of torch, not of your code"

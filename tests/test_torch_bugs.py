@@ -8,13 +8,15 @@ from __future__ import annotations
 import runpy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from benchmarks.coverage_entries import FORWARD
-from gradcheck_suite.evidence import Outcome
+from gradcheck_suite import check_gradients
+from gradcheck_suite.evidence import Outcome, Severity
 from gradcheck_suite.witnesses.engine import check_node
 from gradcheck_suite.witnesses.fallback import fallback_for
 from gradcheck_suite.witnesses.torch_reverse import record_reverse
@@ -82,3 +84,23 @@ def test_the_engine_objects(script: Path) -> None:
         if testimony.outcome is Outcome.DISAGREE or FORWARD in testimony.reason
     ]
     assert objections
+
+
+def test_a_defect_of_any_size_excuses_torch_and_nobody_else() -> None:
+    class Sinc(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return torch.sinc(x)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return -grad * ctx.saved_tensors[0]
+
+    x = 1e-6 * torch.linspace(1, 2, 5)
+    assert {f.severity for f in check_gradients(torch.sinc, (x,)).findings if f.code == "GC101"} == {
+        Severity.WARNING
+    }
+    assert {f.severity for f in check_gradients(Sinc.apply, (x,)).findings if f.code == "GC101"} == {
+        Severity.ERROR
+    }
