@@ -41,6 +41,9 @@ CALLS: dict[str, Callable[[Tensor], Tensor]] = {
         (100 * x).sigmoid(), torch.zeros_like(x)
     ),
     "celu_constant": lambda x: torch.nn.functional.celu(-x, 0.7),
+    "embedding_half_sums": lambda x: torch.nn.functional.embedding(
+        torch.zeros(4096, dtype=torch.long), x.bfloat16().view(-1, 1)
+    ).sum(),
     "matrix_exp_half": lambda x: torch.matrix_exp(0.1 * x.view(3, 3).bfloat16()),
     "sinc_near_zero": lambda x: torch.sinc(1e-6 * x),
     "hardsigmoid_constant": lambda x: torch.nn.functional.hardsigmoid(x - 5),

@@ -16,7 +16,7 @@ from functools import partial
 
 import numpy as np
 
-from ..compare.tolerance import EPS, SPREAD, ULPS, accumulation, granted, judge, long_sum
+from ..compare.tolerance import EPS, HALF_SPREAD, SPREAD, ULPS, accumulation, granted, judge, long_sum
 from ..evidence import Array, ArraySource, Comparison, NodeRecord, Outcome
 from ..replay import LocalGradients, Unexplained, local_gradients
 from .sums import reduced
@@ -57,7 +57,7 @@ def only_rounding(
         dtype: the coarsest that the operation worked in.
         terms: about how many were added up for one element.
     """
-    if dtype not in ULPS or expected.shape != actual.shape or not expected.size:
+    if expected.shape != actual.shape or not expected.size:
         return None
     error = np.abs(actual - expected)
     try:
@@ -95,7 +95,7 @@ def _granted(
     first = share * float(sum(np.max(np.abs(part.gradients[number]), initial=0.0) for part in parts))
     if np.all(error <= first) or np.max(error) > _MOST * first:
         return first
-    grown = SPREAD * accumulation(terms, dtype)
+    grown = (SPREAD if dtype in ULPS else HALF_SPREAD) * accumulation(terms, dtype)
     noise = [part.noise(number, EPS[dtype], _SAMPLES) for part in parts]
     return np.asarray(first + grown * np.sum(noise, axis=0))
 

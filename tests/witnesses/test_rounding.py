@@ -107,6 +107,17 @@ def test_what_is_excused_says_so() -> None:
     assert "torch's own backward in float64 agrees" in said[0]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["linear", "batch norm", "convolution", "group norm"])
+def test_a_sorted_batch_in_half_precision_is_not_accused(name: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    make, shape = MODELS[name]
+    report = check(make().to(dtype), dtype, shape)
+    assert not [f for f in report.findings if f.code == "GC101"], str(report)
+    wrong = check(Layer(function(-10.0), dtype), dtype, (ROWS, 4))
+    assert [f.code for f in wrong.findings][:1] == ["GC101"], str(wrong)
+
+
 @pytest.mark.parametrize("offset", [100.0, 1000.0])
 def test_attention_over_inputs_far_from_zero_is_verified(offset: float) -> None:
     """A kernel that keeps the logsumexp of its scores knows its weights to an eps of that only."""
