@@ -105,6 +105,7 @@ def worst(outcomes: Sequence[Outcome]) -> Outcome:
     return max(outcomes, key=_ORDER.__getitem__, default=Outcome.AGREE)
 
 
+@np.errstate(all="ignore")
 def check_node(
     node: NodeRecord, probe: Probe | None = None, *, seed: int = 0, fallback: Fallback | None = None
 ) -> tuple[NodeVerdict, EdgeOutcomes]:
