@@ -162,3 +162,11 @@ def test_a_small_error_beside_a_kink_is_no_choice() -> None:
     x = torch.randn(4, 6, dtype=torch.float64, generator=generator) + 1e5
     assert not check_gradients(Largest.apply, (x,)).ok
     assert check_gradients(lambda x: x.max(1).values, (x,)).ok
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_are_not_finite_say_nothing_through_warnings() -> None:
+    x = torch.full((2, 3), 1e30, requires_grad=True)
+    run = record_reverse(lambda x: x.prod(1), (x,), {}, named_leaves={"x": x})
+    for node in run.trace.nodes.values():
+        check_node(node)
