@@ -141,7 +141,7 @@ class Results(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.binary_cross_entropy.default:
+        if func is torch.ops.aten.binary_cross_entropy.default and args[0].requires_grad:
             share = args[0].detach()
             if bool((share * (1 - share) < _SATURATED).any()):
                 self.by_design = (

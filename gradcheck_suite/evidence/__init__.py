@@ -20,6 +20,7 @@ from .report import (
 from .trace import (
     Array,
     ArraySource,
+    ArrayValue,
     Edge,
     FunctionCall,
     NodeRecord,
@@ -34,6 +35,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Array",
     "ArraySource",
+    "ArrayValue",
     "CodeExcerpt",
     "Comparison",
     "Edge",

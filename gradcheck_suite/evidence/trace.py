@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
 from .finding import Location
@@ -16,6 +17,7 @@ from .finding import Location
 __all__ = [
     "Array",
     "ArraySource",
+    "ArrayValue",
     "Edge",
     "FunctionCall",
     "NodeRecord",
@@ -42,6 +44,28 @@ class ArraySource(Protocol):
     def identity(self) -> object:
         """Equal for two sources that look at the same memory in the same way, and so hold the same value."""
         ...
+
+
+class ArrayValue:
+    """An array that nobody recorded, as a value: a cotangent of our own, or what the engine computed."""
+
+    __slots__ = ("_array",)
+
+    def __init__(self, array: Array) -> None:
+        self._array = array
+
+    def array(self) -> Array:
+        """The array itself."""
+        return self._array
+
+    def wide(self) -> Array:
+        """The array in double precision; integers and booleans as they are."""
+        wider = {"f": np.float64, "c": np.complex128}.get(self._array.dtype.kind)
+        return self._array if wider is None else self._array.astype(wider, copy=False)
+
+    def identity(self) -> object:
+        """Itself: it shares its memory with no recorded value."""
+        return self
 
 
 @dataclass(eq=False, slots=True)

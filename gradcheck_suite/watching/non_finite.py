@@ -17,7 +17,7 @@ import torch
 
 from ..capture.graph import GraphRecording
 from ..compare.blame import backward_order
-from ..evidence import Array, Finding, Location, NodeRecord, OpRecord, TensorRef, Trace
+from ..evidence import Array, ArrayValue, Finding, Location, NodeRecord, OpRecord, TensorRef, Trace
 from ..replay import Unexplained, local_gradients
 from ..rules.nan_gradient import NanGradient
 from .collector import Collector
@@ -120,7 +120,7 @@ class NonFinite:
         trace = replace(
             trace,
             ops=_operations(trace),
-            leaf_gradients={name: _Computed(np.array([np.nan])) for name in names},
+            leaf_gradients={name: ArrayValue(np.array([np.nan])) for name in names},
             leaf_values={},
         )
         found = NanGradient.from_trace(trace) or NanGradient.from_reader(trace)
@@ -211,22 +211,6 @@ def _is_there(leaf: Leaf) -> bool:
     return tensor.grad is not None and not all_finite([tensor.grad])
 
 
-class _Computed:
-    """An array as a value of the trace."""
-
-    def __init__(self, array: Array) -> None:
-        self._array = array
-
-    def array(self) -> Array:
-        return self._array
-
-    def wide(self) -> Array:
-        return self._array
-
-    def identity(self) -> object:
-        return self
-
-
 def _operations(trace: Trace) -> list[OpRecord]:
     """Every operation behind the nodes whose values are at hand still, in the order in which they ran."""
     operations = {op.index: op for node in trace.nodes.values() for op in node.ops if op.args or op.kwargs}
@@ -269,9 +253,9 @@ def _propagate(trace: Trace, deadline: float) -> None:
             if time.monotonic() > deadline:
                 return
             slots = range(max(len(node.outputs), 1 + max(received)))
-            node.cotangents = tuple(_Computed(received[s]) if s in received else None for s in slots)
+            node.cotangents = tuple(ArrayValue(received[s]) if s in received else None for s in slots)
             gradients = _gradients(node)
-            node.gradients = tuple(None if g is None else _Computed(g) for g in gradients)
+            node.gradients = tuple(None if g is None else ArrayValue(g) for g in gradients)
             node.ran = True
             finite = all(bool(np.isfinite(v).all()) for v in received.values())
             if finite and not all(g is None or bool(np.isfinite(g).all()) for g in gradients):

@@ -12,7 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from ..evidence import Array, ArraySource, Location, NodeRecord, NodeVerdict, Outcome, TensorRef, Trace
+from ..evidence import (
+    Array,
+    ArraySource,
+    ArrayValue,
+    Location,
+    NodeRecord,
+    NodeVerdict,
+    Outcome,
+    TensorRef,
+    Trace,
+)
 from ..replay import Unexplained, local_gradients
 from .second_opinion import AT_A_KINK
 
@@ -236,22 +246,6 @@ def _on_a_kink(trace: Trace, node: NodeRecord) -> _Seen | None:
     return _Seen(name, remark, count, index, node)
 
 
-class _Given:
-    """A cotangent of our own."""
-
-    def __init__(self, values: Array) -> None:
-        self._values = values
-
-    def array(self) -> Array:
-        return self._values
-
-    def wide(self) -> Array:
-        return self._values.astype(np.float64)
-
-    def identity(self) -> object:
-        return id(self)
-
-
 def _reaches_a_leaf(trace: Trace, node: NodeRecord, kink: Array) -> bool:
     """Whether a gradient at these elements of the input would get to a leaf.
 
@@ -284,7 +278,7 @@ def _fits(ref: TensorRef | None, kink: Array) -> bool:
 
 def _sent_on(node: NodeRecord, slot: int, values: Array) -> Iterator[tuple[Any, Array]]:
     cotangents: list[ArraySource | None] = [None] * max(len(node.outputs), slot + 1)
-    cotangents[slot] = _Given(values)
+    cotangents[slot] = ArrayValue(values)
     local = local_gradients(node, cotangents)
     found = []
     for group, gradient in zip(local.groups, local.gradients):

@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 
 from ..compare.tolerance import EPS, HALF_SPREAD, SPREAD, ULPS, accumulation, granted, judge, long_sum
-from ..evidence import Array, ArraySource, Comparison, NodeRecord, Outcome
+from ..evidence import Array, ArraySource, ArrayValue, Comparison, NodeRecord, Outcome
 from ..replay import LocalGradients, Unexplained, local_gradients
 from .sums import reduced
 
@@ -135,28 +135,12 @@ def _agrees(
     return outcome is Outcome.AGREE
 
 
-class _Part:
-    """A part of a cotangent."""
-
-    def __init__(self, values: Array) -> None:
-        self._values = values
-
-    def array(self) -> Array:
-        return self._values
-
-    def wide(self) -> Array:
-        return self._values
-
-    def identity(self) -> object:
-        return id(self)
-
-
 def _ways_to_cut(cotangents: Cotangents) -> Iterable[list[Cotangents]]:
     """The cotangents as sums of four parts, by sign and half of one axis, for each axis in turn."""
     arrays = [None if c is None else c.wide() for c in cotangents]
     for axis in range(max((a.ndim for a in arrays if a is not None), default=0)):
         yield [
-            [None if array is None else _Part(_part(array, axis, half, sign)) for array in arrays]
+            [None if array is None else ArrayValue(_part(array, axis, half, sign)) for array in arrays]
             for half in (0, 1)
             for sign in (True, False)
         ]

@@ -58,10 +58,10 @@ def test_a_sensitive_model_is_given_the_room_that_it_needs(dtype: torch.dtype) -
 
 
 @pytest.mark.parametrize(
-    "kink",
+    "layer",
     [nn.Hardsigmoid(), nn.Hardswish(), nn.Dropout(0.3), nn.LogSoftmax(1), lambda x: x / torch.tensor(3)],
 )
-def test_what_meets_a_constant_in_double_precision_is_still_replayed_in_float32(kink: Any) -> None:
+def test_what_meets_a_constant_in_double_precision_is_still_replayed_in_float32(layer: Any) -> None:
     """A bias between two normalisations has no gradient: what torch finds is rounding, and of the model's precision."""
     torch.manual_seed(0)
     first, second = (
@@ -72,7 +72,7 @@ def test_what_meets_a_constant_in_double_precision_is_still_replayed_in_float32(
     rest = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
 
     def run(x: Tensor, bias: Tensor) -> Tensor:
-        return rest(second(kink(first(x))) + bias)
+        return rest(second(layer(first(x))) + bias)
 
     found = replay(run, draw(64, 4, dtype=torch.float32), bias)
     assert {t.outcome for t in found.gradients.values()} == {Outcome.AGREE}, found.gradients
