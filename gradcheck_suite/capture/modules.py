@@ -53,27 +53,43 @@ class ModuleStack:
             return ""
         return stack[-1][1]  # type: ignore[no-any-return]
 
+    def meet(self, module: torch.nn.Module) -> str:
+        """Its path; "" where it is called inside a module that does not know it."""
+        name = self._names.get(module)
+        if name is None and not getattr(self._local, "stack", None):
+            self._learn(module)
+            name = self._names[module]
+        return name or ""
+
+    def enter(self, module: torch.nn.Module) -> None:
+        """Its forward begins."""
+        stack = getattr(self._local, "stack", None)
+        if stack is None:
+            stack = self._local.stack = []
+        stack.append((id(module), self.meet(module) or type(module).__name__))
+
+    def leave(self, module: torch.nn.Module) -> None:
+        """It has ended, or raised."""
+        stack = getattr(self._local, "stack", None)
+        # A forward that raised in a torch without always_call hooks may have left entries behind.
+        while stack:
+            number, _ = stack.pop()
+            if number == id(module):
+                break
+
+    def forget(self) -> None:
+        """Nobody looks any more."""
+        self._local = threading.local()
+
     @contextmanager
     def observing(self) -> Iterator[ModuleStack]:
         """Hook every module call while the block runs; the hooks are gone afterwards, also after an exception."""
 
         def enter(module: torch.nn.Module, inputs: Any) -> None:
-            stack = getattr(self._local, "stack", None)
-            if stack is None:
-                stack = self._local.stack = []
-            name = self._names.get(module)
-            if name is None and not stack:
-                self._learn(module)
-                name = self._names[module]
-            stack.append((id(module), type(module).__name__ if name is None else name))
+            self.enter(module)
 
         def leave(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-            stack = getattr(self._local, "stack", None)
-            # A forward that raised in a torch without always_call hooks may have left entries behind.
-            while stack:
-                number, _ = stack.pop()
-                if number == id(module):
-                    break
+            self.leave(module)
 
         skip_by_dynamo(enter.__code__, leave.__code__)
         first = register_module_forward_pre_hook(enter)
@@ -85,4 +101,4 @@ class ModuleStack:
                 second.remove()
         finally:
             first.remove()
-            self._local = threading.local()
+            self.forget()

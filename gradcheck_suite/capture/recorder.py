@@ -367,7 +367,7 @@ class Recorder(Segments, TorchDispatchMode):  # type: ignore[no-untyped-call]  #
         for target in targets:
             if target.layout is not torch.strided:
                 continue
-            number = self._storages.get(target.untyped_storage()._cdata)
+            number = self._storages.get(_storage_address(target))
             if number is None:
                 continue
             saved.extend(self.values.before_write(number))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..evidence import ArraySource, TensorRef
-from .values import TensorValue, dtype_name
+from .values import TensorValue, copied, dtype_name
 
 __all__ = ["SeenRef"]
 
@@ -55,6 +55,14 @@ class SeenRef(TensorRef):
         self.dtype = dtype_name(alias.dtype)
         self.device = "cpu" if alias.is_cpu else device_name(alias.device)
         self.lazy = ("conj" if alias.is_conj() else "") + ("neg" if alias.is_neg() else "")
+
+    def protect(self, storage: int, copies: dict[Any, torch.Tensor]) -> list[TensorValue]:
+        """Its memory is about to be overwritten: copy what it holds; see :meth:`.values.CopyOnWrite.before_write`."""
+        value = self.source
+        if not isinstance(value, TensorValue):
+            return []  # let go
+        value.tensor = copied(value.tensor, copies)
+        return [value]
 
     def let_go(self, instead: ArraySource) -> None:
         """Keep what it looked like, and nothing of its memory.

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from ..evidence import Array
 
-__all__ = ["CopyOnWrite", "TensorValue", "dtype_name", "to_array"]
+__all__ = ["CopyOnWrite", "TensorValue", "copied", "dtype_name", "to_array"]
 
 _DTYPE_NAMES: dict[torch.dtype, str] = {}
 
@@ -151,15 +151,23 @@ class CopyOnWrite:
             value = reference()
             if value is None:
                 continue
-            if not isinstance(value, TensorValue):
-                value = value.source  # seen, and not looked at so far
-                if not isinstance(value, TensorValue):
-                    continue  # let go
-            alias = value.tensor
-            geometry = (alias.shape, alias.stride(), alias.storage_offset(), alias.dtype)
-            copy = copies.get(geometry)
-            if copy is None:
-                copy = copies[geometry] = alias.clone()
-            value.tensor = copy
-            saved.append(value)
+            if isinstance(value, TensorValue):
+                value.tensor = copied(value.tensor, copies)
+                saved.append(value)
+            else:
+                saved.extend(value.protect(storage, copies))  # seen, and not looked at so far
         return saved
+
+
+def copied(alias: torch.Tensor, copies: dict[Any, torch.Tensor]) -> torch.Tensor:
+    """A copy of a tensor's contents, the same for all that look at one memory in the same way.
+
+    Args:
+        alias: the tensor.
+        copies: those of its memory that were made already; gets the new one.
+    """
+    geometry = (alias.shape, alias.stride(), alias.storage_offset(), alias.dtype)
+    copy = copies.get(geometry)
+    if copy is None:
+        copy = copies[geometry] = alias.clone()
+    return copy

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from ..capture.identity import _storage_address
 from ..evidence import Location
 
 __all__ = ["Contributions", "Facts", "Leaf", "Moment"]
@@ -279,7 +280,7 @@ class Contributions:
     def locate(self, leaf: Leaf, tensor: torch.Tensor) -> None:
         """What is written to a leaf from now on may be written to memory that it was given since its last backward."""
         if tensor.layout is torch.strided:
-            memory = tensor.untyped_storage()._cdata
+            memory = _storage_address(tensor)
             if memory not in (leaf.own_memory, leaf.moved):
                 self._forget_moved(leaf)
                 leaf.moved = memory
@@ -384,14 +385,14 @@ class Contributions:
         return grad
 
     def _is_computed(self, grad: torch.Tensor) -> bool:
-        return self._carries(grad.untyped_storage()._cdata)
+        return self._carries(_storage_address(grad))
 
     def _adopt(self, leaf: Leaf, grad: torch.Tensor) -> None:
         leaf.grad = weakref.ref(grad)
         leaf.version = grad._version
         leaf.written = False
         if grad.layout is torch.strided:
-            memory = grad.untyped_storage()._cdata
+            memory = _storage_address(grad)
             if memory != leaf.memory:
                 if self._by_grad.get(leaf.memory) is leaf:
                     del self._by_grad[leaf.memory]
@@ -401,7 +402,7 @@ class Contributions:
     def _note_memory(self, leaf: Leaf, tensor: torch.Tensor) -> int:
         if tensor.layout is not torch.strided:
             return 0
-        memory: int = tensor.untyped_storage()._cdata
+        memory: int = _storage_address(tensor)
         self._forget_moved(leaf)
         if memory != leaf.own_memory and self._by_memory.get(leaf.own_memory) is leaf:
             del self._by_memory[leaf.own_memory]

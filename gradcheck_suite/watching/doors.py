@@ -10,8 +10,9 @@ import functools
 import sys
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from types import FunctionType
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from ..capture.dynamo import skip_by_dynamo
 from ..capture.quiet import is_quiet
-from .compilers import loaded_graph_makers, run_as_written
+from .compilers import at_compiled_calls, loaded_graph_makers
 from .traced import TRACERS, run_script, run_tracer
 
 __all__ = ["Watcher", "innermost", "missing_doors", "open_doors"]
@@ -76,6 +77,18 @@ class Watcher(Protocol):
     def inference(self, entered: bool) -> None:
         """``inference_mode`` is entered or left."""
 
+    def call_module(
+        self,
+        original: Callable[..., Any],
+        module: torch.nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Call a module by calling ``original``."""
+
+    def entering_compiled(self, apart: AbstractContextManager[None]) -> Callable[[], None]:
+        """A compiled function begins; ``apart`` takes the doors out. What is returned is called when it has ended."""
+
     def putting_to_eval(self, module: torch.nn.Module) -> None:
         """``module.eval()`` is called."""
 
@@ -99,11 +112,12 @@ def missing_doors() -> list[str]:
 @contextmanager
 def open_doors() -> Iterator[None]:
     """While any such block runs, the doors lead to the innermost session of each thread."""
+    thread = threading.get_ident()
     _DOORS.acquire()
     try:
         yield
     finally:
-        _DOORS.release()
+        _DOORS.release(thread)
 
 
 def _watcher() -> Watcher | None:
@@ -115,23 +129,39 @@ def _watcher() -> Watcher | None:
 class _Doors:
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._users = 0
+        self._users: Counter[int] = Counter()  # sessions, by thread
         self._undo: list[Callable[[], None]] = []
         # By place: the door, whether the place had inherited what it hides, and whether that is a static method.
         self._made: dict[tuple[Any, str], tuple[Any, bool, bool]] = {}
 
     def acquire(self) -> None:
         with self._lock:
-            self._users += 1
-            if self._users == 1:
+            self._users[threading.get_ident()] += 1
+            if not self._undo:
                 self._install()
 
-    def release(self) -> None:
+    def release(self, thread: int) -> None:
         with self._lock:
-            self._users -= 1
-            if self._users == 0:
-                while self._undo:
-                    self._undo.pop()()
+            self._users -= Counter({thread: 1})
+            if not self._users:
+                self._take_out()
+
+    def _take_out(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """While it lasts there are no doors, unless another thread is watched as well."""
+        with self._lock:
+            if set(self._users) == {threading.get_ident()}:
+                self._take_out()
+        try:
+            yield
+        finally:
+            with self._lock:
+                if self._users and not self._undo:
+                    self._install()
 
     def _install(self) -> None:
         for module_name in _ENGINE:
@@ -145,6 +175,7 @@ class _Doors:
         self._replace(warnings, "showwarning", _warning_door)
         self._replace(torch.autograd, "_make_grads", _start_door)
         self._replace(torch.nn.Module, "eval", _eval_door)
+        self._replace(torch.nn.Module, "__call__", _module_door)
         self._replace(torch.set_grad_enabled, "__init__", _grad_mode_door)
         self._replace(torch.inference_mode, "__enter__", functools.partial(_inference_door, entered=True))
         self._replace(torch.inference_mode, "__exit__", functools.partial(_inference_door, entered=False))
@@ -162,7 +193,7 @@ class _Doors:
         self._install_at_compilers()
 
     def _install_at_compilers(self) -> None:
-        self._undo.append(run_as_written())
+        self._undo.append(at_compiled_calls(_entering_compiled))
         for owner, name in loaded_graph_makers():
             if not hasattr(getattr(owner, name), _BEHIND):
                 self._replace(owner, name, _tracer_door)
@@ -288,6 +319,19 @@ def _eval_door(original: Callable[..., Any]) -> Callable[..., Any]:
     return put_to_eval
 
 
+def _module_door(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def call(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        watcher = _watcher()
+        if watcher is None:
+            return original(self, *args, **kwargs)
+        return watcher.call_module(original, self, args, kwargs)
+
+    skip_by_dynamo(call.__code__)  # type: ignore[attr-defined]
+    return call
+
+
 def _hook_door(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def hooked(*args: Any, **kwargs: Any) -> Any:
@@ -338,6 +382,16 @@ def _tracer_door(original: Callable[..., Any]) -> Callable[..., Any]:
     return trace
 
 
+def _entering_compiled() -> Callable[[], None]:
+    """A compiled function begins; what is returned is called when it has ended."""
+    watcher = _watcher()
+    return _nothing if watcher is None else watcher.entering_compiled(_DOORS.apart())
+
+
+def _nothing() -> None:
+    """For nobody."""
+
+
 def _before_step(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     watcher = _watcher()
     if watcher is not None:
@@ -363,4 +417,4 @@ def _warning_door(original: Callable[..., Any]) -> Callable[..., Any]:
     return showwarning
 
 
-skip_by_dynamo(_before_step.__code__, _after_step.__code__)
+skip_by_dynamo(_before_step.__code__, _after_step.__code__, _entering_compiled.__code__)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from ..capture.identity import _storage_address
 from ..capture.traits import tensors_of
 
 __all__ = ["Evaluations"]
@@ -80,7 +81,7 @@ class Evaluations:
     def _get(self, tensor: torch.Tensor) -> Any:
         if tensor.layout is not torch.strided:
             return None
-        known = self._memories.get(tensor.untyped_storage()._cdata)
+        known = self._memories.get(_storage_address(tensor))
         return None if known is None or known[0].expired() else known[1]  # type: ignore[no-untyped-call]
 
     def _add(self, tensor: torch.Tensor, what: Any) -> None:

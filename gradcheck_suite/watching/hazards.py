@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..capture.identity import _storage_address
 from ..capture.modules import ModuleStack
 from ..capture.versions import advance
 from ..evidence import Finding, Location, Trace
@@ -211,6 +212,11 @@ class Hazards:
         else:
             self._explain_start(error, observation.roots, observation.inputs)
 
+    def leaves(self) -> list[torch.Tensor]:
+        """Those that backwards have contributed to, and their gradients."""
+        known = [tensor for tensor, _ in self._contributions]
+        return known + [tensor.grad for tensor in known if tensor.grad is not None]
+
     def refused(self, outputs: Sequence[Any], error: BaseException) -> None:
         """A backward could not begin."""
         if not self._blind and not self._has_note(error):
@@ -388,7 +394,7 @@ class Hazards:
                 if self.recorder.memory_number(tensor) is None:
                     replaced.append(tensor)
                 continue
-            memory = tensor.untyped_storage()._cdata
+            memory = _storage_address(tensor)
             if memory != leaf.own_memory and leaf.own_memory:
                 replaced.append(tensor)
                 if memory in flow:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from ..capture.layer_calls import LayerOrigin
 from ..capture.origins import NodeOrigin
 from ..capture.seen import SeenRef
 from ..evidence import TensorRef
@@ -47,8 +48,15 @@ def glance(node: Any, origin: NodeOrigin | None) -> int | None:
 
     It is read from the tensors themselves, which nobody has to describe for it.
     """
-    if origin is None or origin.role != "op":
-        return None
+    if type(origin) is LayerOrigin:
+        known = origin.call.template.glances
+        if origin.position not in known:
+            known[origin.position] = _glance(node, origin)
+        return known[origin.position]
+    return None if origin is None or origin.role != "op" else _glance(node, origin)
+
+
+def _glance(node: Any, origin: NodeOrigin) -> int | None:
     op = origin.ops[0]
     try:
         return hash(

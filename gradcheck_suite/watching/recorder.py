@@ -12,6 +12,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..capture.dynamo import skip_by_dynamo
+from ..capture.identity import _storage_address
 from ..capture.modules import ModuleStack
 from ..capture.recorder import Recorder
 from ..capture.seen import SeenRef
@@ -20,6 +21,7 @@ from ..evidence import Location, OpRecord
 from .evaluations import Evaluations
 from .explanations import Cuts
 from .saved import Copies, is_foreign, results_saved
+from .templates import Learning
 
 __all__ = ["Flow", "WatchingRecorder", "Write", "WriteListener"]
 
@@ -121,12 +123,15 @@ class WatchingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch's __
         self._tracked = False
         # Of whoever calls autograd's engine: what runs above it on the stack, the backward itself has called.
         self.backward_code: CodeType | None = None
+        self.learning: Learning | None = None  # of the call of a layer that runs
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._tracked = False
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if self.broken is None:
             traits = self._traits.get(id(func))
+            if self.learning is not None:
+                self._learn(self.learning, traits, args, kwargs or {}, out)
             try:
                 if traits is not None and traits.effects:
                     if not traits.relooks:
@@ -147,6 +152,14 @@ class WatchingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch's __
                 self._give_up()
         return out
 
+    def _learn(self, learning: Learning, traits: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+        made = out if isinstance(out, list | tuple) else (out,)
+        if traits is None or not all(item is None or isinstance(item, torch.Tensor) for item in made):
+            # It works on tensors of another class, or what runs next may depend on what it has read from one.
+            learning.left_out = True
+        elif traits.effects:
+            learning.written.append((traits.name, list(_written(traits, args, kwargs))))
+
     def _before(self, traits: Any, args: Any, kwargs: Any) -> Any:
         call = super()._before(traits, args, kwargs)
         op = call.op
@@ -163,6 +176,8 @@ class WatchingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch's __
 
     def _after(self, call: Any, out: Any) -> None:
         super()._after(call, out)
+        if self.learning is not None:
+            self.learning.recorded.append((call, out))
         if isinstance(out, torch.Tensor) and out.dtype not in _DIFFERENTIABLE:
             self.cuts.note(
                 call.op, f"{call.op.name.removeprefix('aten::').partition('.')[0]} makes whole numbers"
@@ -220,6 +235,8 @@ class WatchingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch's __
                 return False
             kind = "gradients are switched off"
         # It makes no node, outside any custom Function; where it ran may matter still.
+        if self.learning is not None:
+            self.learning.cut(args)
         self._note_cut(kind)
         return False
 
@@ -360,7 +377,7 @@ def _memory(tensor: torch.Tensor) -> int | None:
     if tensor.layout is not torch.strided:
         return None
     try:
-        return tensor.untyped_storage()._cdata  # type: ignore[no-any-return]
+        return _storage_address(tensor)  # type: ignore[no-any-return]
     except (NotImplementedError, RuntimeError):
         return None
 

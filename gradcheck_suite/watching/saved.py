@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.autograd.function import BackwardCFunction
 
+from ..capture.layer_calls import LayerCall, LayerOrigin
 from ..capture.origins import NodeOrigin
 from ..capture.seen import SeenRef
 from ..capture.traits import tensors_of
@@ -38,7 +39,7 @@ class Copies(CopyOnWrite):
 
     def __init__(self) -> None:
         super().__init__()
-        self._copied: dict[int, list[weakref.ref[TensorValue]]] = {}
+        self._copied: dict[int, list[weakref.ref[TensorValue] | weakref.ref[LayerCall]]] = {}
         self._exposed: dict[int, Location | None] = {}
 
     def before_write(self, storage: int) -> list[TensorValue]:
@@ -63,6 +64,15 @@ class Copies(CopyOnWrite):
             value.tensor = alias.clone()
             value.geometry = None  # a later operation may be given something else
             self._copied.setdefault(storage, []).append(weakref.ref(value))
+
+    def set_aside_of_call(
+        self, storage: int, call: LayerCall, alias: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Copy what a layer was given now: its memory is not torch's own. None where it is too much."""
+        if alias is None or alias.numel() * alias.element_size() > _MOST_BYTES:
+            return None
+        self._copied.setdefault(storage, []).append(weakref.ref(call))
+        return alias.clone()
 
     def is_exposed(self, storage: int) -> bool:
         """Whether somebody was seen to get hold of this memory."""
@@ -174,6 +184,11 @@ _RELEASED = _Released()
 
 def release(origin: NodeOrigin) -> None:
     """Let go of what a node's operations worked on; what they were called, made and where they ran stays known."""
+    if type(origin) is LayerOrigin:
+        written_out = origin.is_written_out
+        origin.call.let_go(_RELEASED)
+        if not written_out:
+            return
     for op in origin.ops:
         op.args, op.kwargs, op.written = (), {}, ()
         for ref in op.outputs:
@@ -192,6 +207,8 @@ def release(origin: NodeOrigin) -> None:
 
 def is_released(origin: NodeOrigin) -> bool:
     """Whether :func:`release` was called for it."""
+    if type(origin) is LayerOrigin:
+        return origin.call.aliases is None
     first = origin.ops[0].outputs if origin.ops else ()
     if len(first) == 1 and type(first[0]) is SeenRef:
         return first[0].alias is None

@@ -24,6 +24,8 @@ _FEWEST_LAYERS = 8
 _ORDERS = 5.0
 _SAME_DIRECTION = 0.7
 _ONE_JUMP = 0.5
+_SAMPLE = 2_048
+_DENSE = 0.5
 _ACTIVATIONS = ("Sigmoid", "Tanh", "Softmax", "Relu", "Gelu", "Elu", "Silu")
 
 
@@ -97,11 +99,24 @@ def _scale(gradient: torch.Tensor | None) -> float | None:
     """Root mean square of the elements that are not zero; 0 if all are, None if one is not finite."""
     if gradient is None or gradient.layout is not torch.strided or gradient.is_meta:
         return 0.0
-    count = int(torch.count_nonzero(gradient))
-    if not count:
-        return 0.0
-    norm = float(torch.linalg.vector_norm(gradient.detach(), dtype=torch.float64))
-    return norm / count**0.5 if np.isfinite(norm) else None
+    gradient = gradient.detach()
+    norm = float(torch._foreach_norm([gradient])[0])  # several times as fast as other norms
+    if not 0 < norm < np.inf:
+        norm = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
+    if norm == 0 or not np.isfinite(norm):
+        return 0.0 if norm == 0 else None
+    return float(norm / _count(gradient) ** 0.5)
+
+
+def _count(gradient: torch.Tensor) -> int:
+    """How many elements are not zero, of a tensor that is not all zeros; of a large dense one, as a sample has it."""
+    step = gradient.numel() // _SAMPLE
+    if step > 1 and gradient.is_contiguous():
+        sample = gradient.view(-1)[:: step | 1]
+        share = int(torch.count_nonzero(sample)) / sample.numel()
+        if share >= _DENSE:
+            return round(share * gradient.numel())
+    return max(1, int(torch.count_nonzero(gradient)))
 
 
 def _activation(nodes: Sequence[Any]) -> str:

@@ -6,9 +6,8 @@ import sys
 import threading
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -17,41 +16,32 @@ import torch
 
 from .. import report as _formats  # announces the output formats to Report.save and str(report)
 from .._version import __version__
-from ..assembly import collect_unverified, merge, node_findings, split_hooked, sum_findings
+from ..assembly import merge
 from ..capture.graph import GraphRecording, walk
 from ..capture.hooks import noting_tensor_hooks
 from ..capture.modules import ModuleStack
 from ..capture.origins import UnrecordableError
-from ..capture.quiet import is_quiet
 from ..capture.recorder import Recorder
-from ..compare.blame import Arrival, arrivals
 from ..evidence import (
-    ArraySource,
     Finding,
-    GradientVerdict,
-    NodeVerdict,
-    Outcome,
     Report,
-    Testimony,
     Trace,
     Unverified,
 )
 from ..rules.suppression import suppress
 from ..rules.unverified import Unverified as UnverifiedRule
-from ..witnesses.engine import EdgeOutcomes, check_node, is_vacuous, worst
 from ..witnesses.fallback import fallback_for
-from ..witnesses.sums import check_sums
 from .compilers import is_traced
-from .doors import innermost, missing_doors, open_doors
+from .doors import Watcher, innermost, missing_doors, open_doors
 from .hazards import Hazards, Observation
-from .ledger import Ledger, glance, signature
+from .layers import KnownLayers
+from .ledger import Ledger
 from .names import Names
 from .recorder import WatchingRecorder
-from .saved import is_released
-from .scales import largest
 from .silent import Suspect
-from .stretches import AccumulateGrad, Apart, run_unseen
-from .traced import RUN_BY_TORCHSCRIPT, letting_torchscript_through, traced_nodes
+from .stretches import Apart, run_unseen
+from .traced import CompiledRun, letting_through
+from .verification import Verification
 
 __all__ = ["Session", "watch"]
 
@@ -98,23 +88,21 @@ class Session:
         self._name = name
         self._ignore = ignore
         self._ledger = ledger
-        self._findings: list[Finding] = []
-        self._nodes: list[NodeVerdict] = []
-        self._gradients: dict[str, GradientVerdict] = {}
-        self._unverified: Counter[tuple[str, str]] = Counter()
-        self._counts: Counter[str] = Counter()
         self._started = 0.0
         self._seconds = 0.0
         self._own_seconds = 0.0
         self._thread = 0
-        self._hooked: set[tuple[int, int]] = set()
-        self._vacuous: dict[int, NodeVerdict] = {}
         self._stack: ExitStack | None = None
         self._recorder: WatchingRecorder | None = None
         self._modules = ModuleStack()
         self._names = Names(self._modules.parameter_names)
+        self._verification = Verification(ledger, self._modules, self._names)
+        self._unverified, self._counts = self._verification.unverified, self._verification.counts
         self._hazards = Hazards(self._modules, self._names)
+        self._layers = KnownLayers(self._hazards.recorder, self._modules, self._ran_otherwise)
         self._past: list[Finding] = []
+        self._outer: Watcher | None = None
+        self._compiled: list[CompiledRun] = []
         self._looking = False
         self._hooks_seen = False
         self.internal_errors: list[str] = []
@@ -130,24 +118,24 @@ class Session:
         self._thread = threading.get_ident()
         self._started = time.perf_counter()
         stack = ExitStack()
-        stack.callback(innermost.set, innermost.get())
+        self._outer = innermost.get()
+        stack.callback(innermost.set, self._outer)
         innermost.set(self)
         try:
-            stack.enter_context(self._modules.observing())
+            stack.callback(self._modules.forget)
             recorder = self._hazards.recorder
+            self._layers = KnownLayers(recorder, self._modules, self._ran_otherwise)
             recorder.sources.stop_at(sys._getframe(1).f_back)
             recorder.backward_code = Session._backward.__code__
             stack.callback(recorder.sources.stop_at, None)
             self._recorder = recorder
             stack.enter_context(recorder)
             self._hazards.modes.begin()
-            modes = self._hazards.training_modes
-            stack.enter_context(modes.observing(self._is_watching, recorder.evaluations.mark))
             for door in missing_doors():
                 self._unverified["every backward", f"this torch has no {door}"] += 1
             stack.enter_context(open_doors())
             if self._verify:
-                stack.enter_context(noting_tensor_hooks(recorder, self._hooked))
+                stack.enter_context(noting_tensor_hooks(recorder, self._verification.hooked))
             stack.callback(lambda: self._hazards.known_steps.recover())
             if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
                 self._hooks_seen = True
@@ -160,6 +148,11 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        while self._compiled:  # dynamo forgets to say so where it raises an error of its own
+            self._compiled.pop().end(late=True)
+            self._unverified[
+                "everything after a compiled function", "it ended with an error of dynamo's"
+            ] += 1
         stack, self._stack = self._stack, None
         recorder, self._recorder = self._recorder, None
         self._seconds += time.perf_counter() - self._started
@@ -176,9 +169,6 @@ class Session:
         if recorder is not None:
             for subclass in sorted(recorder.subclasses):
                 self._unverified[f"operations on {subclass}", "a tensor subclass dispatches by itself"] += 1
-
-    def _is_watching(self) -> bool:
-        return innermost.get() is self and self.owns_thread() and not is_quiet()
 
     def owns_thread(self) -> bool:
         """Whether the running thread is the one that is watched."""
@@ -204,6 +194,78 @@ class Session:
             self._unverified["a backward", "it runs while a graph is made of it, or without data"] += 1
             return original(outputs, *args, **kwargs)
         return self._backward(original, outputs, args, kwargs)
+
+    def call_module(
+        self,
+        original: Callable[..., Any],
+        module: torch.nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
+        __tracebackhide__ = True
+        outer = self._outer
+        if outer is None or not outer.owns_thread():
+            return self._call(original, module, args, kwargs)
+
+        def inside(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            return self._call(original, module, args, kwargs)
+
+        return outer.call_module(inside, module, args, kwargs)
+
+    def _call(
+        self,
+        original: Callable[..., Any],
+        module: torch.nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        __tracebackhide__ = True
+        layers = self._layers
+        how: Any = None
+        try:
+            how = layers.template(module, args, kwargs)
+        except Exception:  # a watched program must not fail because its watcher did
+            self._fault()
+        if how is not None and len(how) == 4:
+            return layers.run(how, original, module, args)
+        learning = None if how is None else layers.learning()
+        self._modules.enter(module)
+        try:
+            out = original(module, *args, **kwargs)
+        finally:
+            self._modules.leave(module)
+            if learning is not None:
+                self._hazards.recorder.learning = None
+        try:
+            if learning is not None:
+                layers.learnt(how, learning, out, len(args))
+            elif innermost.get() is self:
+                self._hazards.training_modes.returned(module, out, self._hazards.recorder.evaluations.mark)
+        except Exception:  # likewise
+            self._fault()
+        return out
+
+    def entering_compiled(self, apart: AbstractContextManager[None]) -> Callable[[], None]:
+        """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
+        self._unverified["a call of a compiled function", "what it runs cannot be seen"] += 1
+        try:
+            self._compiled.append(CompiledRun(self._hazards.leaves(), apart))
+        except Exception:  # a watched program must not fail because its watcher did
+            self._fault()
+            return lambda: None
+        return self._compiled_ended
+
+    def _compiled_ended(self) -> None:
+        try:
+            self._compiled.pop().end()
+        except Exception:  # likewise
+            self._fault()
+
+    def _ran_otherwise(self, name: str) -> None:
+        """A layer has run other operations than before."""
+        self._unverified[f"a call of {name}", "it did not run the operations that it ran before"] += 1
 
     def before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -315,7 +377,7 @@ class Session:
             if recorder.broken is None and (self._verify or to_judge):
                 if all(isinstance(output, torch.Tensor) for output in outputs):
                     nodes = walk([o.grad_fn for o in outputs]) if observation is None else observation.nodes
-                    plan = self._plan(recorder, nodes, suspects) if self._verify else {}
+                    plan = self._verification.plan(recorder, nodes, suspects) if self._verify else {}
                     observed = bool(plan) or to_judge
                     graph = GraphRecording(recorder, outputs) if observed else None
                 else:
@@ -337,7 +399,7 @@ class Session:
             else:
                 with (
                     recorder.backward_phase() if graph is None else graph.observing(given),
-                    letting_torchscript_through(() if observation is None else observation.nodes),
+                    letting_through(() if observation is None else observation.nodes),
                 ):
                     result = original(outputs, *args, **kwargs)
         except BaseException as error:
@@ -378,30 +440,6 @@ class Session:
             except Exception:  # likewise
                 self._fault()
 
-    def _plan(
-        self, recorder: Recorder, nodes: Sequence[Any], suspects: Mapping[int, Suspect]
-    ) -> dict[int, tuple[Any, ...]]:
-        """The nodes to verify in this backward, with their signatures."""
-        plan: dict[int, tuple[Any, ...]] = {}
-        by_key = {recorder.node_key(node): node for node in nodes if type(node) is not AccumulateGrad}
-        traced = traced_nodes(recorder, by_key)
-        for name in dict.fromkeys(traced.values()):
-            self._unverified[name, RUN_BY_TORCHSCRIPT] += 1
-        for key, node in by_key.items():
-            if key in suspects or key in traced:
-                continue
-            origin = recorder.origin_of(node)
-            if origin is not None and is_released(origin):
-                continue  # it was verified when an earlier backward freed it
-            if self._ledger.is_full(number := glance(node, origin)):
-                continue
-            mark = signature(node.name(), origin)
-            if self._ledger.take(mark, function=origin is not None and origin.role == "function"):
-                plan[key] = mark
-            else:
-                self._ledger.note_full(number)
-        return plan
-
     def _look_at(
         self,
         recorder: Recorder,
@@ -416,101 +454,13 @@ class Session:
         for number, output in enumerate(outputs):
             cotangent = None if given is None else given[number]
             cotangents.append(torch.ones_like(output) if cotangent is None else cotangent)
-        names = self._leaf_names(graph)
+        names = self._verification.leaf_names(graph)
         trace = graph.trace(cotangents, names, {}, {}, targets)
         fallback = fallback_for(recorder, graph.by_key)
         wrong = self._hazards.silent.judge(trace, suspects, self._counts["backwards"], fallback)
-        if not self._verify:
-            return trace
-        checked: dict[int, tuple[NodeVerdict, EdgeOutcomes]] = {}
-        for key, mark in plan.items():
-            record = trace.nodes[key]
-            if not record.ran:
-                self._ledger.give_back(mark)
-                continue
-            verdict, edges = check_node(record, fallback=fallback)
-            checked[key] = (verdict, edges)
-            if is_vacuous(verdict):
-                # Asked again when an equal node gets a cotangent that says something; listed if none ever does.
-                self._ledger.give_back(mark)
-                self._vacuous.setdefault(hash(mark), verdict)
-                del checked[key]
-            else:
-                self._vacuous.pop(hash(mark), None)
-        arrived_at = {
-            node.leaf_name: node.cotangents[0]
-            for node in trace.nodes.values()
-            if node.role == "leaf" and node.cotangents
-        }
-        hooked = self._hooked | {
-            (key, 0) for key, node in graph.by_key.items() if key < 0 and node.variable._backward_hooks
-        }
-        sums, at_hooks = split_hooked(check_sums(trace, arrived_at), hooked)
-        self._counts["sums"] += len(sums)
-        self._counts["nodes"] += len(checked)
-        self._counts["elements"] += sum(v.elements for v, _ in checked.values())
-        for verdict, _ in checked.values():
-            self._counts[f"nodes_{verdict.how or 'unverified'}"] += 1
-        self._findings = merge(
-            [
-                *self._findings,
-                *node_findings(trace, checked),
-                *sum_findings(trace, sums, recorder.backward_writes),
-            ]
-        )
-        recorder.backward_writes.clear()
-        self._nodes.extend(v for v, _ in checked.values() if len(self._nodes) < _MOST_NODES)
-        for entry in collect_unverified(checked, at_hooks, None):
-            self._unverified[entry.subject, entry.reason] += entry.count
-        # Nodes that are not in the plan equal others that were verified before.
-        edges_of = {
-            key: checked[key][1] if key in checked else dict.fromkeys(range(len(node.edges)), Outcome.AGREE)
-            for key, node in trace.nodes.items()
-        }
-        for key in traced_nodes(recorder, graph.by_key):
-            edges_of[key] = dict.fromkeys(edges_of[key], Outcome.INCONCLUSIVE)
-        for key in wrong:
-            edges_of[key] = dict.fromkeys(edges_of[key], Outcome.DISAGREE)
-        everywhere = {**sums, **at_hooks}
-        self._note_leaves(graph, names, arrivals(trace, edges_of, everywhere), everywhere, arrived_at)
+        if self._verify:
+            self._verification.look_at(recorder, graph, trace, names, plan, wrong, fallback)
         return trace
-
-    def _leaf_names(self, graph: GraphRecording) -> dict[int, str]:
-        leaves = [(key, node.variable) for key, node in graph.by_key.items() if key < 0]
-        return dict(zip([key for key, _ in leaves], self._names.of([leaf for _, leaf in leaves])))
-
-    def _note_leaves(
-        self,
-        graph: GraphRecording,
-        names: dict[int, str],
-        arrived: dict[int, Arrival],
-        sums: dict[tuple[int, int], Testimony],
-        arrived_at: Mapping[str, ArraySource | None],
-    ) -> None:
-        known = self._modules.parameter_names()
-        nested = self._recorder is not None and self._recorder.runs_backward
-        for key, node in graph.by_key.items():
-            if key >= 0 or key not in arrived:
-                continue
-            tensor = node.variable
-            name = names[key]
-            before = self._gradients.get(name)
-            if nested and before is None and not isinstance(tensor, torch.nn.Parameter):
-                continue  # cut off by a re-entrant checkpoint, for itself
-            if before is None and len(self._gradients) >= _MOST_NODES:
-                continue
-            outcome = arrived[key].outcome
-            at_leaf = sums.get((key, 0))
-            self._gradients[name] = GradientVerdict(
-                name=name,
-                kind="parameter" if id(tensor) in known else "other",
-                shape=tuple(tensor.shape),
-                dtype=str(tensor.dtype).removeprefix("torch."),
-                outcome=outcome if before is None else worst([outcome, before.outcome]),
-                testimonies=() if at_leaf is None else (at_leaf,),
-                scale=max(0.0 if before is None else before.scale, largest(arrived_at.get(name))),
-                nodes=arrived[key].nodes,
-            )
 
     # -- what came of it -----------------------------------------------------------------------------------------
 
@@ -520,12 +470,11 @@ class Session:
         unverified = [
             Unverified(subject, reason, count) for (subject, reason), count in self._unverified.items()
         ]
-        never_asked = {v.key: (v, EdgeOutcomes()) for v in self._vacuous.values()}
-        unverified.extend(collect_unverified(never_asked, {}, None))
+        unverified.extend(self._verification.never_said())
         hazards = list(self._past)
         with self._guarded():
             hazards.extend(self._hazards.findings())
-        findings = [*self._findings, *merge(hazards), *UnverifiedRule.from_entries(unverified)]
+        findings = [*self._verification.findings, *merge(hazards), *UnverifiedRule.from_entries(unverified)]
         kept, suppressed = suppress(findings, self._ignore)
         kept.sort(key=lambda f: -f.severity)
         running = time.perf_counter() - self._started if self._stack is not None else 0.0
@@ -543,8 +492,8 @@ class Session:
         return Report(
             title=self._name,
             findings=tuple(kept),
-            gradients=tuple(self._gradients.values()),
-            nodes=tuple(self._nodes),
+            gradients=tuple(self._verification.gradients.values()),
+            nodes=tuple(self._verification.nodes),
             unverified=tuple(unverified),
             environment={
                 "gradcheck_suite": __version__,

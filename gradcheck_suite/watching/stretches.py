@@ -14,16 +14,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch._C import _get_dispatch_stack_at, _len_torch_dispatch_stack
+from torch._C import (
+    _get_dispatch_stack_at,
+    _len_torch_dispatch_stack,
+    _pop_torch_dispatch_stack,
+    _push_on_torch_dispatch_stack,
+)
 from torch.autograd.function import BackwardCFunction
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
-from torch.utils._python_dispatch import _disable_current_modes, _pop_mode, _push_mode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ..capture.identity import _storage_address
 from ..evidence import Location
 from .recorder import WatchingRecorder
 
-__all__ = ["AccumulateGrad", "Apart", "KnownSteps", "is_undisturbed", "run_unseen"]
+__all__ = ["AccumulateGrad", "Apart", "KnownSteps", "come_back", "is_undisturbed", "run_unseen"]
 
 AccumulateGrad: Any = torch._C._functions.AccumulateGrad
 
@@ -77,7 +82,7 @@ def _adds_unseen(variable: torch.Tensor, live: dict[int, Any], storages: dict[in
     if grad.layout is not torch.strided:
         return False
     # What is added to a gradient that some operation has worked on has to be seen.
-    number = storages.get(grad.untyped_storage()._cdata)
+    number = storages.get(_storage_address(grad))
     return number not in live or all(reference() is None for reference in live[number])
 
 
@@ -96,7 +101,7 @@ def run_unseen(
         return original(outputs, *args, **kwargs)
     finally:
         if depth is not None:
-            _come_back(recorder, depth)
+            come_back(recorder, depth)
         recorder._in_backward = before
 
 
@@ -120,7 +125,7 @@ class Apart:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         torch._C._set_grad_enabled(self._enabled)
         if self._depth is not None:
-            _come_back(self._recorder, self._depth)
+            come_back(self._recorder, self._depth)
         else:
             self._modes.__exit__(kind, error, trace)
 
@@ -130,16 +135,16 @@ def _step_aside(recorder: WatchingRecorder) -> int | None:
     depth = _len_torch_dispatch_stack() - 1
     if depth < 0 or _get_dispatch_stack_at(depth) is not recorder:
         return None
-    _pop_mode()
+    _pop_torch_dispatch_stack(None)
     return depth
 
 
-def _come_back(recorder: WatchingRecorder, depth: int) -> None:
+def come_back(recorder: WatchingRecorder, depth: int) -> None:
     """Put it back where it was, below what was entered meanwhile."""
-    later = [_pop_mode() for _ in range(_len_torch_dispatch_stack() - depth)]
-    _push_mode(recorder)
+    later = [_pop_torch_dispatch_stack(None) for _ in range(_len_torch_dispatch_stack() - depth)]
+    _push_on_torch_dispatch_stack(recorder)
     for mode in reversed(later):
-        _push_mode(mode)
+        _push_on_torch_dispatch_stack(mode)
 
 
 class KnownSteps:
@@ -249,7 +254,7 @@ class KnownSteps:
         """The recorder comes back, also from a step that has raised."""
         depth, self._depth = self._depth, None
         if depth is not None:
-            _come_back(self._recorder, depth)
+            come_back(self._recorder, depth)
 
 
 def _is_known(optimizer: torch.optim.Optimizer) -> bool:

@@ -1,4 +1,6 @@
-"""What TorchScript runs: ``torch.jit.trace`` itself, the functions and modules that it or ``torch.jit.script`` made.
+"""What runs where no operation can be seen: what TorchScript runs, and what ``torch.compile`` has compiled.
+
+TorchScript runs ``torch.jit.trace`` itself, and the functions and modules that it or ``torch.jit.script`` made.
 
 TorchScript's interpreter hands a dispatch mode Python numbers in the place of tensors that were constants of a trace, and
 then fails. So the recorders leave the stack of modes while it runs, and its nodes are listed as not verified. A custom
@@ -9,9 +11,10 @@ recorded program holds no such constant.
 from __future__ import annotations
 
 import re
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -22,23 +25,25 @@ from torch.utils._python_dispatch import (
     _push_mode,
 )
 
+from ..capture.identity import _storage_address
 from ..capture.quiet import quiet
 from ..capture.recorder import Recorder
 from ..evidence import Location
-from .compilers import as_usual
+from .compilers import as_usual, call_of, is_compiled, with_keys, without_flags
 from .recorder import WatchingRecorder
 
 __all__ = [
-    "RUN_BY_TORCHSCRIPT",
     "TRACERS",
-    "letting_torchscript_through",
+    "CompiledRun",
+    "letting_through",
     "run_script",
     "run_tracer",
     "traced_nodes",
     "without_recorders",
 ]
 
-RUN_BY_TORCHSCRIPT = "run by TorchScript"
+_RUN_BY_TORCHSCRIPT = "run by TorchScript"
+_COMPILED = "compiled by torch.compile"
 TRACERS: tuple[tuple[Any, str], ...] = (
     (torch._C, "_create_function_from_trace"),
     (torch._C, "_create_function_from_trace_with_dict"),
@@ -116,7 +121,7 @@ def run_script(
         tensors += _state(function)
     for recorder, frame in zip(recorders, frames):
         if recorder.broken is None:
-            _before(recorder, frame if in_forward else None, tensors if writes else ())
+            _before(recorder, frame if in_forward else None, tensors if writes else (), _RUN_BY_TORCHSCRIPT)
     versions = [(tensor, tensor._version) for tensor in tensors] if writes else []
     stops = {id(node) for node in _nodes_of(tensors)}
     with quiet(), without_recorders():
@@ -127,40 +132,96 @@ def run_script(
     for recorder in recorders:
         if recorder.broken is None:
             location, _ = recorder.sources.find(1, look_for_function=False)
-            _after(recorder, versions, location)
+            _after(recorder, versions, location, "TorchScript")
     return result
 
 
-def traced_nodes(recorder: Recorder, by_key: Mapping[int, Any]) -> dict[int, str]:
-    """Those of a graph's nodes that nobody can speak about because TorchScript has run what they differentiate.
+class CompiledRun:
+    """A function that ``torch.compile`` has compiled runs as it does where nobody watches, from now on until :meth:`end`.
+
+    What it writes into is known afterwards, by the versions of its arguments and of other tensors.
+
+    Args:
+        known: tensors that it may write to besides its arguments, such as parameters.
+        apart: takes the doors out while it lasts.
+    """
+
+    def __init__(self, known: Iterable[torch.Tensor], apart: AbstractContextManager[None]) -> None:
+        modes = _users_modes()
+        self._recorders = [mode for mode in modes if isinstance(mode, WatchingRecorder)]
+        self._call = call = call_of(sys._getframe(1))
+        frames = [recorder.sources.find(1, look_for_function=True)[1] for recorder in self._recorders]
+        for recorder, frame in zip(self._recorders, frames):
+            if recorder.broken is None:
+                _before(recorder, None if torch.is_grad_enabled() else frame, (), _COMPILED)
+        tensors = [*_tensors((*call.args, *call.kwargs.values())), *known]
+        owner = getattr(call.function, "__self__", None)
+        if isinstance(owner, torch.nn.Module):
+            tensors += [*owner.parameters(), *owner.buffers()]
+        self._versions = [(t, t._version) for t in tensors if not t.is_inference()]
+        self._stack = stack = ExitStack()
+        with ExitStack() as entered:
+            entered.enter_context(quiet())
+            entered.enter_context(without_recorders())
+            entered.enter_context(without_flags([m for m in modes if m not in self._recorders]))
+            entered.enter_context(as_usual())
+            entered.enter_context(apart)
+            stack.push(entered.pop_all())
+
+    def end(self, *, late: bool = False) -> None:
+        """It has ended, or raised.
+
+        Args:
+            late: dynamo's wrapper has been left since.
+        """
+        if late:
+            self._stack.close()
+            return
+        with with_keys(self._call):
+            self._stack.close()
+        for recorder in self._recorders:
+            if recorder.broken is None:
+                location, _ = recorder.sources.find(1, look_for_function=False)
+                _after(recorder, self._versions, location, "a compiled function")
+
+
+def traced_nodes(recorder: Recorder, by_key: Mapping[int, Any]) -> dict[int, tuple[str, str]]:
+    """Those of a graph's nodes that nobody can speak about because what they differentiate ran unseen.
 
     Returns:
-        By key, what the function is called that made the node.
+        By key, what the function is called that made the node, and why it ran unseen.
     """
-    found: dict[int, str] = {}
+    found: dict[int, tuple[str, str]] = {}
     for key, node in by_key.items():
         if key < 0:
             continue
         name: str = node.metadata.get(_MARK, "")
-        if not name and _runs_torchscript(node):
-            name = "a function of TorchScript"
-        if not name:
+        if name or _runs_torchscript(node):
+            found[key] = (name or "a function of TorchScript", _RUN_BY_TORCHSCRIPT)
+        elif is_compiled(node):
+            found[key] = ("a compiled function", _COMPILED)
+        else:
             origin = recorder.origin_of(node)
             if origin is not None and origin.opaque and origin.function is not None:
-                name = f"a part of {origin.function.name}"
-        if name:
-            found[key] = name
+                found[key] = (f"a part of {origin.function.name}", origin.opaque)
     return found
 
 
 @contextmanager
-def letting_torchscript_through(nodes: Iterable[Any]) -> Iterator[None]:
-    """While it lasts, those of these nodes whose backward TorchScript runs do so without recorders."""
+def letting_through(nodes: Iterable[Any]) -> Iterator[None]:
+    """While it lasts, those of these nodes whose backward runs unseen do so without recorders."""
+    unseen = [node for node in nodes if is_compiled(node) or _runs_torchscript(node)]
+    if not unseen:
+        yield
+        return
     # Each node runs with a copy of the modes of the thread that called the backward: what is taken off there comes back by
     # itself.
-    handles = [node.register_prehook(_take_off) for node in nodes if _runs_torchscript(node)]
+    handles = [node.register_prehook(_take_off) for node in unseen]
+    others = [mode for mode in _users_modes() if not isinstance(mode, WatchingRecorder)]
     try:
-        yield
+        # A backward is compiled when it runs for the first time.
+        with without_flags(others) if any(map(is_compiled, unseen)) else nullcontext():
+            yield
     finally:
         for handle in handles:
             handle.remove()
@@ -178,12 +239,12 @@ def _runs_torchscript(node: Any) -> bool:
 # -- around a call -----------------------------------------------------------------------------------------------------
 
 
-def _before(recorder: WatchingRecorder, frame: Any, written: Sequence[torch.Tensor]) -> None:
+def _before(recorder: WatchingRecorder, frame: Any, written: Sequence[torch.Tensor], reason: str) -> None:
     """What an operation would do to the recorder's books before it runs; see ``Recorder._before``."""
     if frame is not None:
         segment = recorder._segment_for(frame)
         if segment is not None:
-            segment.origin.opaque = f"a part of it was {RUN_BY_TORCHSCRIPT}"
+            segment.origin.opaque = reason
     recorder._settle()
     with _disable_current_modes(), torch.no_grad():
         for tensor in written:
@@ -193,16 +254,19 @@ def _before(recorder: WatchingRecorder, frame: Any, written: Sequence[torch.Tens
 
 
 def _after(
-    recorder: WatchingRecorder, versions: Sequence[tuple[torch.Tensor, int]], location: Location | None
+    recorder: WatchingRecorder,
+    versions: Sequence[tuple[torch.Tensor, int]],
+    location: Location | None,
+    writer: str,
 ) -> None:
     for tensor, version in versions:
         if tensor._version == version or tensor.layout is not torch.strided:
             continue
         number = recorder.memory_number(tensor)
         if number is not None:
-            recorder.note_write(number, "TorchScript", location)
-        memory = tensor.untyped_storage()._cdata
-        recorder._listener.wrote("TorchScript", tensor, memory, None, from_gradient=False)
+            recorder.note_write(number, writer, location)
+        memory = _storage_address(tensor)
+        recorder._listener.wrote(writer, tensor, memory, None, from_gradient=False)
 
 
 def _made(results: Any, stops: set[int], recorders: Sequence[WatchingRecorder]) -> list[Any]:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.modules.module import register_module_forward_hook
 
-from ..capture.dynamo import skip_by_dynamo
 from ..capture.modules import ModuleStack
 from ..capture.sources import SourceFinder
 from ..evidence import Finding, Location
@@ -109,32 +105,23 @@ class TrainingModes:
 
     # -- evaluation ----------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def observing(self, watches: Any, mark: Any) -> Iterator[None]:
-        """Hook every module call while the block runs.
+    def returned(self, module: torch.nn.Module, output: Any, mark: Any) -> None:
+        """A module has returned.
 
         Args:
-            watches: whether the running thread is watched.
+            module: that was called.
+            output: what it returned.
             mark: called with what a trained model returned, in training mode and without gradients.
         """
-
-        def returned(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-            if torch.is_grad_enabled() or module not in self._modules._roots or not watches():
-                return
-            root = self._root(module)
-            if not module.training:
-                root.evaluated_rightly = True
-            elif root.trained and any(
-                layer.training for _, reference in root.layers if (layer := reference()) is not None
-            ):
-                mark(output, (root, self._sources.find(1, look_for_function=False)[0]))
-
-        skip_by_dynamo(returned.__code__)
-        hook = register_module_forward_hook(returned)
-        try:
-            yield
-        finally:
-            hook.remove()
+        if torch.is_grad_enabled() or module not in self._modules._roots:
+            return
+        root = self._root(module)
+        if not module.training:
+            root.evaluated_rightly = True
+        elif root.trained and any(
+            layer.training for _, reference in root.layers if (layer := reference()) is not None
+        ):
+            mark(output, (root, self._sources.find(1, look_for_function=False)[0]))
 
     def compared(self, call: tuple[_Root, Location | None]) -> None:
         """What such a call returned went into a loss or was compared with targets."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -35,34 +34,6 @@ def test_out_may_be_one_of_the_arguments() -> None:
     assert not session.internal_errors
     assert session.report.ok
     assert session.report.counts["nodes"] == session.report.counts["nodes_meaning"]
-
-
-@pytest.mark.slow
-def test_a_function_compiled_with_fullgraph_runs_as_it_is_written() -> None:
-    import torch._dynamo
-    from torch._dynamo import eval_frame
-
-    x = torch.rand(3, requires_grad=True)
-    before = eval_frame._stance
-    with watch() as session:
-        compiled = torch.compile(lambda t: (t * t).sum(), fullgraph=True, backend="eager")
-        compiled(x).backward()
-    assert eval_frame._stance is before
-    assert not session.internal_errors
-    assert session.report.ok
-    assert x.grad is not None
-    assert torch.equal(x.grad, 2 * x.detach())
-
-
-@pytest.mark.slow
-def test_a_stance_of_the_program_s_own_stays() -> None:
-    import torch._dynamo
-    from torch._dynamo import eval_frame
-
-    with torch.compiler.set_stance("eager_on_recompile"):
-        with watch():
-            assert eval_frame._stance.stance == "eager_on_recompile"
-        assert eval_frame._stance.stance == "eager_on_recompile"
 
 
 class CalledItsOwnWay(nn.Module):

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 from gradcheck_suite import watch
-from gradcheck_suite.watching.traced import RUN_BY_TORCHSCRIPT, without_recorders
+from gradcheck_suite.watching.traced import without_recorders
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning"
@@ -213,7 +213,7 @@ def test_it_ends_as_it_does_without_a_session(program: Callable[[], list[Any]]) 
 
 
 def _of_torchscript(session: Any) -> list[str]:
-    return [u.subject for u in session.report.unverified if u.reason == RUN_BY_TORCHSCRIPT]
+    return [u.subject for u in session.report.unverified if u.reason == "run by TorchScript"]
 
 
 def test_what_torchscript_ran_is_listed_and_what_is_around_it_verified() -> None:
