@@ -11,7 +11,10 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from ..evidence import Array
 
-__all__ = ["CopyOnWrite", "TensorValue", "copied", "dtype_name", "to_array"]
+__all__ = ["PRUNE_EVERY", "CopyOnWrite", "TensorValue", "copied", "dtype_name", "to_array"]
+
+PRUNE_EVERY = 128
+"""After so many values of one memory, those that are gone are forgotten."""
 
 _DTYPE_NAMES: dict[torch.dtype, str] = {}
 
@@ -128,6 +131,8 @@ class CopyOnWrite:
             self._live[storage] = [weakref.ref(value)]
         else:
             known.append(weakref.ref(value))
+            if not len(known) % PRUNE_EVERY:
+                self._live[storage] = [reference for reference in known if reference() is not None]
 
     def find(self, storage: int, geometry: Any) -> TensorValue | None:
         """A live value of this memory, as it is now, that looks at it in the same way."""

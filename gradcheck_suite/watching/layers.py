@@ -29,6 +29,7 @@ from torch._C import (
 from ..capture.identity import _storage_address
 from ..capture.layer_calls import LayerCall, LayerOrigin, LayerTemplate
 from ..capture.modules import ModuleStack
+from ..capture.values import PRUNE_EVERY
 from ..evidence import Location
 from .recorder import WatchingRecorder, Write
 from .saved import is_foreign
@@ -104,8 +105,15 @@ class KnownLayers:
         """How a call is to run.
 
         Returns:
-            None for the ordinary way, otherwise what :meth:`run` takes.
+            None for the ordinary way, otherwise what :meth:`run` takes; without a template what :meth:`learnt` takes.
         """
+        try:
+            return self._template(module, args, kwargs)
+        except RuntimeError:
+            # A nested tensor has no shape; a view whose base was written to may have a node that cannot be asked for.
+            return None
+
+    def _template(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         number = id(module)
         layer = self._layers.get(number, _UNKNOWN)
         if layer is _UNKNOWN:
@@ -337,6 +345,8 @@ class KnownLayers:
                 live[storage] = [reference]
             else:
                 watched.append(reference)
+                if not len(watched) % PRUNE_EVERY:
+                    live[storage] = [r for r in watched if r() is not None]
             if tracked[slot]:
                 node = tensor.grad_fn
                 edges.append(

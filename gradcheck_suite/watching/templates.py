@@ -95,6 +95,9 @@ def learn(
         return None
     if any(call.op.location != location for call, _ in learning.recorded):
         return None  # somebody's own function runs inside
+    known = [id(t) for t in given if t is not None]
+    if len(set(known)) < len(known):
+        return None  # which of two equal ones an operation works on cannot be told
     try:
         return _Reader(learning, given, out, count).template()
     except (_NoTemplate, RuntimeError):  # torch refuses to show what a node has saved

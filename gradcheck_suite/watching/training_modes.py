@@ -64,6 +64,8 @@ class TrainingModes:
 
     def before_step(self, optimizer: torch.optim.Optimizer, location: Location | None) -> None:
         """An optimizer begins to step."""
+        if all(map(self._is_settled, self._modules._roots)):
+            return
         roots = [module for module in self._modules._roots if self._is_trained(module, optimizer)]
         if not roots:
             return
@@ -77,6 +79,13 @@ class TrainingModes:
             if not root.streak:
                 root.stepped_at, root.put_at = location, self._put.get(module)
             root.streak += 1
+
+    def _is_settled(self, module: torch.nn.Module) -> bool:
+        """Whether a step can change nothing of what is known of a module."""
+        root = self._roots.get(module)
+        if root is not None and root.trained:
+            return not root.streak and bool(getattr(module, "training", False))
+        return not module._parameters and not module._modules  # a loss, an activation
 
     def _is_trained(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> bool:
         first = next((p for p in module.parameters() if p.grad is not None), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -361,6 +362,64 @@ def test_modules_are_called_as_before_when_the_session_has_ended() -> None:
     with watch(verify=False):
         assert nn.Module.__call__ is not before
     assert nn.Module.__call__ is before
+
+
+def test_arguments_that_are_one_tensor_teach_nothing() -> None:
+    loss = nn.MSELoss()
+    x = torch.randn(3, requires_grad=True)
+    with watch(verify=True) as session:
+        for _ in range(3):
+            loss(x, x).backward()
+        for _ in range(3):
+            loss(x, torch.randn(3, requires_grad=True)).backward()
+        for _ in range(3):
+            loss(x, x).backward()
+    assert not session.internal_errors
+    assert not session.report.findings
+
+
+def test_a_nested_tensor_goes_the_ordinary_way() -> None:
+    nested = torch.nested.nested_tensor([torch.randn(2, 3), torch.randn(1, 3)], requires_grad=True)
+    layer = nn.Linear(3, 3)
+    with watch(verify=False) as session:
+        for _ in range(3):
+            layer(nested)
+        assert calls(layer, torch.randn(2, 3), session=session) == 2
+    assert not session.internal_errors
+
+
+def test_forwards_without_backwards_fill_no_books() -> None:
+    layer = nn.Linear(3, 3)
+    x = torch.randn(2, 3)
+    with watch(verify=False) as session:
+        for _ in range(2_000):
+            layer(x)
+        live = session._hazards.recorder.values._live
+        assert max(len(known) for known in live.values()) < 300
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_threads_that_call_the_same_layers_are_left_alone(verify: bool) -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    x = torch.randn(4, 3)
+    expected = model(x)
+    found: list[Tensor] = []
+    with watch(verify=verify) as session:
+        for _ in range(3):
+            model(x).sum().backward()
+        threads = [
+            threading.Thread(target=lambda: found.extend(model(x) for _ in range(20))) for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for _ in range(20):
+            model(x).sum().backward()
+        for thread in threads:
+            thread.join()
+    assert len(found) == 80
+    assert all(torch.equal(one, expected) for one in found)
+    assert not session.internal_errors
+    assert not [f for f in session.report.findings if f.code.startswith("GC1")]
 
 
 # -- what happens to its tensors ---------------------------------------------------------------------------------------

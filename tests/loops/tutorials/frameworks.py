@@ -171,6 +171,41 @@ def hugging_face_model_by_hand():
     return list(model.parameters())
 
 
+@tutorial(
+    "PEFT: LoRA adapters on a frozen GPT-2, switched off for a look and merged at the end", needs=("peft",)
+)
+def peft_lora():
+    from peft import LoraConfig, get_peft_model
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    base = GPT2LMHeadModel(GPT2Config(vocab_size=20, n_positions=16, n_embd=8, n_layer=2, n_head=2))
+    config = LoraConfig(
+        r=2,
+        lora_alpha=4,
+        lora_dropout=0.1,
+        target_modules=["c_attn", "c_proj"],
+        modules_to_save=["lm_head"],
+        fan_in_fan_out=True,
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(base, config)
+    optimizer = optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-2)
+    model.train()
+    for step in range(6):
+        ids = torch.randint(20, (2, 6))
+        loss = model(input_ids=ids, labels=ids).loss / 2
+        loss.backward()
+        if step % 2:  # two micro-batches each
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    model.eval()
+    with torch.no_grad(), model.disable_adapter():
+        model(input_ids=ids)
+    merged = model.merge_and_unload()
+    return list(merged.parameters())
+
+
 @tutorial("accelerate: the quick tour's loop", needs=("accelerate",))
 def accelerate_loop():
     from accelerate import Accelerator
