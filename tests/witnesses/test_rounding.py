@@ -126,3 +126,58 @@ def test_attention_over_inputs_far_from_zero_is_verified(offset: float) -> None:
         x = torch.randn(2, 4, 6) + offset
         report = check_gradients(nn.TransformerEncoderLayer(6, 2, 8, 0.0, batch_first=True), (x,), seed=seed)
         assert not [f for f in report.findings if f.code in ("GC101", "GC501")], str(report)
+
+
+# -- terms that are alike --------------------------------------------------------------------------------------------
+
+
+def head(classes: int, features: Tensor) -> nn.Linear:
+    """As some steps of training leave a head that began as zeros: all rows alike but that of the class."""
+    layer = nn.Linear(features.shape[1], classes)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        classify(layer(features.detach())).backward()
+        optimizer.step()
+    return layer
+
+
+class HeadBackward(torch.autograd.Function):
+    """A product with a matrix, whose backward is off by one part in 20,000 at one element."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return x @ weight.T
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        wrong = g @ weight
+        wrong[0, 3] *= 1 + 5e-5
+        return wrong, g.T @ x
+
+
+def classify(output: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(output, torch.full((len(output),), 7))
+
+
+def features(seed: int) -> Tensor:
+    return torch.randn(2, 768, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+
+
+@pytest.mark.parametrize("classes", [300, 1_000, 3_000])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_head_that_began_as_zeros_is_verified(classes: int, seed: int) -> None:
+    x = features(seed)
+    report = check_gradients(head(classes, x), (x,), loss=classify)
+    assert report.ok, str(report)
+
+
+def test_a_small_error_beside_terms_that_are_alike_is_found() -> None:
+    x = features(0)
+    layer = head(1_000, x)
+    report = check_gradients(lambda t: HeadBackward.apply(t, layer.weight), (x,), loss=classify)
+    assert "GC101" in {f.code for f in report.findings}
