@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any, Protocol
 
 import torch
@@ -22,7 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from ..capture.dynamo import skip_by_dynamo
 from ..capture.quiet import is_quiet
-from .compilers import at_compiled_calls, loaded_graph_makers
+from .compilers import as_usual, at_compiled_calls, loaded_graph_makers
 from .traced import TRACERS, run_script, run_tracer
 
 __all__ = ["Watcher", "innermost", "missing_doors", "open_doors"]
@@ -201,7 +201,11 @@ class _Doors:
     def _compile_door(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def compile_it(*args: Any, **kwargs: Any) -> Any:
-            compiled = original(*args, **kwargs)  # the first call imports dynamo
+            if args:
+                args = (_without_door(args[0]), *args[1:])
+            # The first call imports dynamo. A module's way of being called is looked up here, and kept.
+            with as_usual():
+                compiled = original(*args, **kwargs)
             with self._lock:
                 if self._users and _watcher() is not None:
                     self._install_at_compilers()
@@ -328,8 +332,14 @@ def _module_door(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, *args, **kwargs)
         return watcher.call_module(original, self, args, kwargs)
 
-    skip_by_dynamo(call.__code__)  # type: ignore[attr-defined]
+    skip_by_dynamo(call.__code__, inside=False)  # type: ignore[attr-defined]
     return call
+
+
+def _without_door(function: Any) -> Any:
+    """A bound ``__call__`` of a module as it is without a session; anything else as it is."""
+    behind = getattr(getattr(function, "__func__", None), _BEHIND, None)
+    return function if behind is None else MethodType(behind, function.__self__)
 
 
 def _hook_door(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -57,6 +57,55 @@ def a_module(backend: str) -> list[Tensor]:
     return _train(model, lambda x: model(x).square().mean())  # type: ignore[no-any-return]
 
 
+class Perceptron(nn.Module):
+    """A user's own module: dynamo keeps the way in which it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.second(self.first(x).tanh())
+        return out
+
+
+def a_module_of_ones_own(backend: str) -> list[Tensor]:
+    torch.manual_seed(0)
+    model = torch.compile(Perceptron(), backend=backend, fullgraph=True)
+    return _train(model, lambda x: model(x).square().mean())  # type: ignore[no-any-return]
+
+
+def a_bound_call(backend: str) -> list[Tensor]:
+    torch.manual_seed(0)
+    model = Perceptron()
+    call = torch.compile(model.__call__, backend=backend, fullgraph=True)
+    return _train(model, lambda x: call(x).square().mean())  # type: ignore[no-any-return]
+
+
+def a_decorated_forward(backend: str) -> list[Tensor]:
+    class Decorated(Perceptron):
+        @torch.compile(backend=backend, fullgraph=True)
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    model = Decorated()
+    return _train(model, lambda x: model(x).square().mean())  # type: ignore[no-any-return]
+
+
+def shapes_that_change(backend: str) -> list[Tensor]:
+    torch.manual_seed(0)
+    model = Perceptron()
+    compiled = torch.compile(model, backend=backend, fullgraph=True, dynamic=True)
+    seen = []
+    for rows in (2, 5, 3, 7):
+        compiled(torch.randn(rows, 8)).square().mean().backward()
+        assert model.first.weight.grad is not None
+        seen.append(model.first.weight.grad.clone())
+        model.zero_grad()
+    return seen
+
+
 def a_module_in_place(backend: str) -> list[Tensor]:
     model = network()
     model.compile(backend=backend)
@@ -166,6 +215,10 @@ def inside_a_function(backend: str) -> list[Tensor]:
 
 LOOPS: list[Loop] = [
     a_module,
+    a_module_of_ones_own,
+    a_bound_call,
+    a_decorated_forward,
+    shapes_that_change,
     a_module_in_place,
     a_function,
     a_function_with_breaks,
