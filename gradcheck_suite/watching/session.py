@@ -373,7 +373,7 @@ class Session:
             observation = self._hazards.before_backward(outputs, args, kwargs)
             if observation is not None:
                 suspects = observation.suspects
-            to_judge = bool(suspects) and self._hazards.silent.wants(suspects)
+            to_judge = self._hazards.silent.wants(suspects)
             if recorder.broken is None and (self._verify or to_judge):
                 if all(isinstance(output, torch.Tensor) for output in outputs):
                     nodes = walk([o.grad_fn for o in outputs]) if observation is None else observation.nodes
@@ -413,10 +413,20 @@ class Session:
                 given = args[0] if args else None
                 targets = args[3] if len(args) > 3 and args[3] else None
                 trace: Trace | None = None
+                if recorder.backward_writes and observation is not None:
+                    disturbed = self._hazards.silent.during(
+                        observation.inner,
+                        recorder.backward_writes,
+                        observation.run.location,
+                        observed=graph is not None and observed,
+                    )
+                    suspects = {**disturbed, **suspects}
+                    plan = {key: mark for key, mark in plan.items() if key not in disturbed}
                 if graph is not None and observed:
                     trace = self._look_at(recorder, graph, plan, suspects, outputs, given, targets)
                 elif suspects:
                     self._hazards.silent.judge(None, suspects, self._counts["backwards"], None)
+                recorder.backward_writes.clear()
                 if observation is not None:
                     self._hazards.look_at_gradients(observation, given, targets, trace)
         except UnrecordableError as error:

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from ..capture.origins import BackwardWrite
 from ..evidence import (
     Comparison,
     Finding,
@@ -76,6 +78,7 @@ class SilentWrites:
         self._findings = findings
         self._judged: Counter[tuple[Location | None, Location | None]] = Counter()
         self._guilty: set[tuple[Location | None, Location | None]] = set()
+        self._disturbed = False
 
     def look(
         self, nodes: Sequence[Any], replaced: Iterable[torch.Tensor], backward: Location | None
@@ -164,8 +167,42 @@ class SilentWrites:
         return None
 
     def wants(self, suspects: Mapping[int, Suspect]) -> bool:
-        """Whether the backward has to be observed to judge them."""
-        return any(self._judged[s.cause] < _MOST_JUDGED for s in suspects.values())
+        """Whether the backward has to be observed to judge them, or because an earlier one was disturbed."""
+        disturbed, self._disturbed = self._disturbed, False
+        return disturbed or any(self._judged[s.cause] < _MOST_JUDGED for s in suspects.values())
+
+    def during(
+        self,
+        nodes: Sequence[Any],
+        writes: Sequence[BackwardWrite],
+        backward: Location | None,
+        *,
+        observed: bool,
+    ) -> dict[int, Suspect]:
+        """The nodes of whose operations something was overwritten while a backward ran, by a hook for instance.
+
+        They may have run before that.
+
+        Args:
+            nodes: of its graph, without those of leaves.
+            writes: that were seen.
+            backward: its line.
+            observed: whether they can be judged; otherwise the next backward is to be observed.
+        """
+        by_value = {id(write.value): write for write in writes}
+        suspects: dict[int, Suspect] = {}
+        for node in nodes if by_value else ():
+            origin = self._recorder.origin_of(node)
+            for op in () if origin is None else origin.ops:
+                for ref in refs_of((op.args, op.kwargs.values(), op.outputs)):
+                    write = by_value.get(id(ref.source))
+                    if write is None or len(suspects) >= _MOST_SUSPECTS:
+                        continue
+                    key = self._recorder.node_key(node)
+                    suspects[key] = _overwritten(key, op, ref, write, backward)
+        if not observed:
+            self._disturbed = any(self._judged[s.cause] < _MOST_JUDGED for s in suspects.values())
+        return suspects
 
     def judge(
         self, trace: Trace | None, suspects: Mapping[int, Suspect], moment: int, fallback: Fallback | None
@@ -192,6 +229,29 @@ class SilentWrites:
             self._guilty.add(cause)
             self._findings.add(("GC202", *cause), moment, lambda group=group: _finding(group))  # type: ignore[misc]
         return {suspect.key for group in wrong.values() for suspect, _ in group}
+
+
+def _overwritten(
+    key: int, op: OpRecord, ref: TensorRef, write: BackwardWrite, backward: Location | None
+) -> Suspect:
+    """A node whose operation had something that was overwritten during its backward."""
+    elements = int(np.prod(ref.shape, dtype=np.int64))
+    before, now = write.value.tensor, getattr(ref, "alias", None)
+    changed = elements
+    if now is not None and now.shape == before.shape:
+        changed = int((before != now).sum())
+    return Suspect(
+        key=key,
+        saver=op.function.name if op.function is not None else op.name,
+        saved=op.function.location if op.function is not None else op.location,
+        module=op.module,
+        tensor=ref.describe(),
+        write=Write(0, write.op, write.location, ""),
+        exposed=None,
+        changed=changed,
+        elements=elements,
+        backward=backward,
+    )
 
 
 def _finding(group: Sequence[tuple[Suspect, NodeVerdict | None]]) -> Finding:

@@ -146,7 +146,6 @@ class Verification:
                 *sum_findings(trace, sums, recorder.backward_writes),
             ]
         )
-        recorder.backward_writes.clear()
         self.nodes.extend(v for v, _ in checked.values() if len(self.nodes) < _MOST_NODES)
         for entry in collect_unverified(checked, at_hooks, None):
             self.unverified[entry.subject, entry.reason] += entry.count

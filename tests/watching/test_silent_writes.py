@@ -254,3 +254,64 @@ def test_ten_thousand_iterations_are_one_finding_and_bounded_memory() -> None:
     (finding,) = loud(session)
     assert (finding.code, finding.count) == ("GC202", 10_000)
     assert (finding.evidence["first"], finding.evidence["last"]) == (1, 10_000)
+
+
+# -- while a backward runs -----------------------------------------------------------------------------------------------
+
+
+def _with_a_hook(register: Any, verify: bool, steps: int = 4) -> Any:
+    torch.manual_seed(0)
+    first, last = nn.Linear(4, 8), nn.Linear(8, 1)
+    with watch(verify=verify) as session:
+        for _ in range(steps):
+            hidden = torch.tanh(first(torch.randn(6, 4)))
+            waves = torch.sin(hidden)
+            out = last(waves)
+            register(first, hidden, waves)
+            out.sum().backward()
+    assert not session.internal_errors
+    return [f for f in session.report.findings if f.code != "GC190"]
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_hook_that_overwrites_what_is_still_to_be_read_is_found(verify: bool) -> None:
+    def register(first: nn.Module, hidden: Tensor, waves: Tensor) -> None:
+        def double(gradient: Tensor) -> None:
+            hidden.data.mul_(2)
+
+        waves.register_hook(double)
+
+    (finding,) = _with_a_hook(register, verify)
+    assert finding.code == "GC202"
+    assert "overwritten by aten::mul_.Tensor" in finding.message
+    assert finding.location is not None
+    assert finding.location.function == "double"
+    # Without verification the first one shows that the next is to be observed.
+    assert finding.count == (4 if verify else 3)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_hook_that_overwrites_what_has_been_read_is_left_alone(verify: bool) -> None:
+    def register(first: Any, hidden: Tensor, waves: Tensor) -> None:
+        def clear(_: Tensor) -> None:
+            hidden.data.zero_()
+
+        first._handle = first.weight.register_post_accumulate_grad_hook(clear)
+
+    assert _with_a_hook(register, verify) == []
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_hook_that_brings_contents_back_is_left_alone(verify: bool) -> None:
+    """Memory is emptied after the forward and filled again before it is read, as offloading does."""
+
+    def register(first: nn.Module, hidden: Tensor, waves: Tensor) -> None:
+        kept = hidden.detach().clone()
+        hidden.data.zero_()
+
+        def bring_back(gradient: Tensor) -> None:
+            hidden.data.copy_(kept)
+
+        waves.register_hook(bring_back)
+
+    assert _with_a_hook(register, verify) == []
