@@ -25,7 +25,7 @@ from ..capture.quiet import is_quiet
 from .compilers import as_usual, at_compiled_calls, loaded_graph_makers
 from .traced import TRACERS, run_script, run_tracer
 
-__all__ = ["Watcher", "innermost", "missing_doors", "open_doors"]
+__all__ = ["KNOWN", "Watcher", "innermost", "missing_doors", "open_doors"]
 
 _ENGINE = ("torch.autograd", "torch.autograd.graph")
 _ENGINE_NAME = "_engine_run_backward"
@@ -38,6 +38,9 @@ _HOOKS: tuple[tuple[Any, str], ...] = (
     (torch.autograd.function._HookMixin, "_register_hook"),
     (torch.autograd.graph.saved_tensors_hooks, "__enter__"),
 )
+
+KNOWN = 4
+"""How many things are noted of a call of a known layer before it runs."""
 
 innermost: ContextVar[Watcher | None] = ContextVar("gradcheck_innermost_session", default=None)
 
@@ -77,14 +80,21 @@ class Watcher(Protocol):
     def inference(self, entered: bool) -> None:
         """``inference_mode`` is entered or left."""
 
-    def call_module(
-        self,
-        original: Callable[..., Any],
-        module: torch.nn.Module,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+    def entering_module(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, ...]:
+        """A module is called; a result of :data:`KNOWN` length is for :meth:`run_layer`, any other for :meth:`leaving_module`."""
+
+    def run_layer(
+        self, known: tuple[Any, ...], original: Callable[..., Any], module: torch.nn.Module, args: Any
     ) -> Any:
-        """Call a module by calling ``original``."""
+        """Call a layer of torch's own by calling ``original``."""
+
+    def leaving_module(self, call: tuple[Any, ...], module: torch.nn.Module, out: Any, count: int) -> None:
+        """A module has returned, called with so many arguments."""
+
+    def module_raised(self, module: torch.nn.Module) -> None:
+        """Or it has raised."""
 
     def entering_compiled(self, apart: AbstractContextManager[None]) -> Callable[[], None]:
         """A compiled function begins; ``apart`` takes the doors out. What is returned is called when it has ended."""
@@ -330,7 +340,17 @@ def _module_door(original: Callable[..., Any]) -> Callable[..., Any]:
         watcher = _watcher()
         if watcher is None:
             return original(self, *args, **kwargs)
-        return watcher.call_module(original, self, args, kwargs)
+        # No frame but this one stands between a module and those that it calls: recursion has a limit.
+        entered = watcher.entering_module(self, args, kwargs)
+        if len(entered) == KNOWN:
+            return watcher.run_layer(entered, original, self, args)
+        try:
+            out = original(self, *args, **kwargs)
+        except BaseException:
+            watcher.module_raised(self)
+            raise
+        watcher.leaving_module(entered, self, out, len(args))
+        return out
 
     skip_by_dynamo(call.__code__, inside=False)  # type: ignore[attr-defined]
     return call

@@ -32,7 +32,7 @@ from ..rules.suppression import suppress
 from ..rules.unverified import Unverified as UnverifiedRule
 from ..witnesses.fallback import fallback_for
 from .compilers import is_traced
-from .doors import Watcher, innermost, missing_doors, open_doors
+from .doors import KNOWN, Watcher, innermost, missing_doors, open_doors
 from .hazards import Hazards, Observation
 from .layers import KnownLayers
 from .ledger import Ledger
@@ -195,57 +195,52 @@ class Session:
             return original(outputs, *args, **kwargs)
         return self._backward(original, outputs, args, kwargs)
 
-    def call_module(
-        self,
-        original: Callable[..., Any],
-        module: torch.nn.Module,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+    def entering_module(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, ...]:
+        """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
+        outer = self._outer
+        if outer is not None and outer.owns_thread():
+            outer.entering_module(module, args, kwargs)
+        how: tuple[Any, ...] | None = None
+        try:
+            how = self._layers.template(module, args, kwargs)
+            if how is not None and len(how) == KNOWN:
+                return how
+            self._modules.enter(module)
+            if how is not None:
+                return (*how[:2], (how[2], self._layers.learning()))
+        except Exception:  # a watched program must not fail because its watcher did
+            self._fault()
+        return ()
+
+    def run_layer(
+        self, known: tuple[Any, ...], original: Callable[..., Any], module: torch.nn.Module, args: Any
     ) -> Any:
         """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
         __tracebackhide__ = True
-        outer = self._outer
-        if outer is None or not outer.owns_thread():
-            return self._call(original, module, args, kwargs)
+        return self._layers.run(known, original, module, args)
 
-        def inside(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            return self._call(original, module, args, kwargs)
-
-        return outer.call_module(inside, module, args, kwargs)
-
-    def _call(
-        self,
-        original: Callable[..., Any],
-        module: torch.nn.Module,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        __tracebackhide__ = True
-        layers = self._layers
-        how: Any = None
+    def leaving_module(self, call: tuple[Any, ...], module: torch.nn.Module, out: Any, count: int) -> None:
+        """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
+        self.module_raised(module)
         try:
-            how = layers.template(module, args, kwargs)
-        except Exception:  # a watched program must not fail because its watcher did
-            self._fault()
-        if how is not None and len(how) == 4:
-            return layers.run(how, original, module, args)
-        learning = None if how is None else layers.learning()
-        self._modules.enter(module)
-        try:
-            out = original(module, *args, **kwargs)
-        finally:
-            self._modules.leave(module)
-            if learning is not None:
-                self._hazards.recorder.learning = None
-        try:
-            if learning is not None:
-                layers.learnt(how, learning, out, len(args))
+            if call:
+                layer, key, (given, learning) = call
+                self._layers.learnt((layer, key, given), learning, out, count)
             elif innermost.get() is self:
-                self._hazards.training_modes.returned(module, out, self._hazards.recorder.evaluations.mark)
+                mark = self._hazards.recorder.evaluations.mark
+                self._hazards.training_modes.returned(module, out, mark)
         except Exception:  # likewise
             self._fault()
-        return out
+
+    def module_raised(self, module: torch.nn.Module) -> None:
+        """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
+        self._modules.leave(module)
+        self._hazards.recorder.learning = None
+        outer = self._outer
+        if outer is not None and outer.owns_thread():
+            outer.module_raised(module)
 
     def entering_compiled(self, apart: AbstractContextManager[None]) -> Callable[[], None]:
         """See :class:`~gradcheck_suite.watching.doors.Watcher`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import threading
 import warnings
 import weakref
@@ -420,6 +421,35 @@ def test_threads_that_call_the_same_layers_are_left_alone(verify: bool) -> None:
     assert all(torch.equal(one, expected) for one in found)
     assert not session.internal_errors
     assert not [f for f in session.report.findings if f.code.startswith("GC1")]
+
+
+class Deeper(nn.Module):
+    """A module inside a module, and so on."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.inner: nn.Module = Deeper(depth - 1) if depth else nn.Tanh()
+        self.frames = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.frames = len(inspect.stack(0))
+        out: Tensor = self.inner(x)
+        return out
+
+
+def test_one_frame_stands_between_a_module_and_those_that_it_calls() -> None:
+    x = torch.randn(3, requires_grad=True)
+    model = Deeper(2)
+    model(x)
+    inner: Any = model.inner
+    plain = inner.frames - model.frames
+    with watch(verify=False):
+        model(x)
+        assert inner.frames - model.frames == plain + 1
+        with watch(verify=False):
+            model(x)
+            assert inner.frames - model.frames == plain + 1
+        Deeper(150)(x).sum().backward()
 
 
 # -- what happens to its tensors ---------------------------------------------------------------------------------------
