@@ -102,8 +102,8 @@ class Watcher(Protocol):
     def putting_to_eval(self, module: torch.nn.Module) -> None:
         """``module.eval()`` is called."""
 
-    def hooking(self) -> None:
-        """A hook is registered that runs inside backwards."""
+    def hooking(self, *, packs: bool = False) -> None:
+        """A hook is registered that runs inside backwards; one that ``packs`` gets what is saved."""
 
     def exposing(self, tensor: torch.Tensor) -> None:
         """The memory of a tensor is handed to somebody who can write to it without an operation."""
@@ -368,7 +368,7 @@ def _hook_door(original: Callable[..., Any]) -> Callable[..., Any]:
         watcher = _watcher()
         # A check hooks every node, and takes its hooks away again.
         if watcher is not None and not (getattr(args[-1], "__module__", None) or "").startswith(_OURS):
-            watcher.hooking()
+            watcher.hooking(packs=isinstance(args[0], torch.autograd.graph.saved_tensors_hooks))
         return original(*args, **kwargs)
 
     skip_by_dynamo(hooked.__code__)  # type: ignore[attr-defined]

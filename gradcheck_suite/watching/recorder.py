@@ -123,6 +123,7 @@ class WatchingRecorder(Recorder):  # type: ignore[no-untyped-call]  # torch's __
         self._tracked = False
         # Of whoever calls autograd's engine: what runs above it on the stack, the backward itself has called.
         self.backward_code: CodeType | None = None
+        self.packs = False  # somebody packs what is saved, or may
         self.learning: Learning | None = None  # of the call of a layer that runs
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

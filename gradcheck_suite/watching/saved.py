@@ -103,11 +103,15 @@ def is_foreign(tensor: torch.Tensor) -> bool:
     return tensor.is_cpu and tensor.layout is torch.strided and not tensor.untyped_storage().resizable()
 
 
-def saved_tensors(node: Any) -> Iterator[torch.Tensor]:
+def saved_tensors(node: Any, *, packs: bool) -> Iterator[torch.Tensor]:
     """What a node has saved and still holds, as its backward would read it.
 
     Nothing is unpacked that a user's hook packed (checkpointing computes in there), and what torch itself will refuse
     is left out: freed tensors, and those whose version was advanced.
+
+    Args:
+        node: the node.
+        packs: whether hooks that pack have been seen; older torch does not say of a saved tensor whether one has it.
     """
     kind = type(node)
     names = _names_of.get(kind)
@@ -121,7 +125,7 @@ def saved_tensors(node: Any) -> Iterator[torch.Tensor]:
         try:
             raw = getattr(node, name)
             packed = raw if isinstance(raw, list | tuple) else (raw,)
-            if any(one is not None and getattr(one, "unpack_hook", one) is not None for one in packed):
+            if any(one is not None and _is_packed(one, packs) for one in packed):
                 continue
             value = getattr(
                 node,
@@ -132,6 +136,10 @@ def saved_tensors(node: Any) -> Iterator[torch.Tensor]:
         except RuntimeError:
             continue
         yield from tensors_of(value if isinstance(value, list | tuple) else (value,))
+
+
+def _is_packed(saved: Any, packs: bool) -> bool:
+    return getattr(saved, "unpack_hook", None) is not None if hasattr(saved, "unpack_hook") else packs
 
 
 def results_saved(node: Any, operation: str) -> Sequence[int] | None:

@@ -138,7 +138,7 @@ class Session:
                 stack.enter_context(noting_tensor_hooks(recorder, self._verification.hooked))
             stack.callback(lambda: self._hazards.known_steps.recover())
             if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
-                self._hooks_seen = True
+                self.hooking(packs=True)
         except BaseException:
             stack.close()
             raise
@@ -318,9 +318,10 @@ class Session:
         with self._guarded():
             self._hazards.exposing(tensor)
 
-    def hooking(self) -> None:
+    def hooking(self, *, packs: bool = False) -> None:
         """See :class:`~gradcheck_suite.watching.doors.Watcher`."""
         self._hooks_seen = True
+        self._hazards.recorder.packs |= packs
 
     def warned(self, message: str, file: str, line: int) -> None:
         """See :class:`~gradcheck_suite.watching.doors.Watcher`."""

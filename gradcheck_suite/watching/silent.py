@@ -127,7 +127,7 @@ class SilentWrites:
         backward: Location | None,
     ) -> Suspect | None:
         recorder = self._recorder
-        for tensor in saved_tensors(node):
+        for tensor in saved_tensors(node, packs=recorder.packs):
             if tensor.layout is not torch.strided or tensor.is_meta:
                 continue
             geometry = (tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
