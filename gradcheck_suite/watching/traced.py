@@ -210,7 +210,7 @@ def traced_nodes(recorder: Recorder, by_key: Mapping[int, Any]) -> dict[int, tup
 @contextmanager
 def letting_through(nodes: Iterable[Any]) -> Iterator[None]:
     """While it lasts, those of these nodes whose backward runs unseen do so without recorders."""
-    unseen = [node for node in nodes if is_compiled(node) or _runs_torchscript(node)]
+    unseen = [node for node in nodes if is_compiled(node) or _runs_torchscript(node) or _branches(node)]
     if not unseen:
         yield
         return
@@ -234,6 +234,11 @@ def _take_off(cotangents: Sequence[torch.Tensor | None]) -> None:
 
 def _runs_torchscript(node: Any) -> bool:
     return type(node).__name__ == "CppFunction" and node.name().endswith(_BACKWARD)
+
+
+def _branches(node: Any) -> bool:
+    """Whether a node's backward calls ``torch.cond``, which older torch refuses under any mode but its own."""
+    return type(node).__name__ == "CondAutogradOpBackward"
 
 
 # -- around a call -----------------------------------------------------------------------------------------------------
