@@ -122,13 +122,12 @@ class KnownLayers:
             return None
         if type(module).forward is not layer.forward or any(layer.hooks):
             return None
-        if not layer.path:
-            layer.path = self._modules.meet(module)
         if tuple(module.__dict__.values()) != layer.attributes:
-            del self._layers[number]
             layer = self._look_at(module)
             if layer is None:
                 return None
+        if not layer.path:
+            layer.path = self._modules.meet(module)
         given = [*args, *module._parameters.values(), *module._buffers.values()]
         kind: list[Any] = [len(args)]
         for tensor in given:
